@@ -1,0 +1,187 @@
+"""Masks: how many weights are kept, what a mask does, its packed form."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ong_jax.selection import name_of
+from ong_jax.types import Mask, Params, Weights
+
+
+def check_sparsity(sparsity: float) -> None:
+  """Raises a `ValueError` unless `sparsity` is a number in [0, 1).
+
+  Example:
+    >>> check_sparsity(0.95)
+  """
+  if not (isinstance(sparsity, (int, float)) and 0 <= sparsity < 1):
+    raise ValueError(
+      '`sparsity` must be a number in [0, 1), the fraction of the prunable '
+      f'weights to remove; got {sparsity!r}.'
+    )
+
+
+def num_kept(weights: Weights, sparsity: float) -> int:
+  """Returns how many weights are kept: N - round(sparsity * N).
+
+  The one place where anything is rounded, in Python's integers: float32 cannot
+  count above 2**24.
+
+  Args:
+    weights: tree of arrays, of which only the sizes are read.
+    sparsity: fraction of all weights to remove, in [0, 1).
+
+  Returns:
+    The number of weights kept, over the whole tree.
+
+  Raises:
+    ValueError: `sparsity` is out of range, or so high that fewer weights than
+      leaves are left.
+
+  Example:
+    >>> num_kept({'a': jnp.ones((2, 5)), 'b': jnp.ones((30, 3))}, 0.95)
+    5
+  """
+  check_sparsity(sparsity)
+  sizes = [leaf.size for leaf in jax.tree.leaves(weights)]
+  total = sum(sizes)
+  kept = total - round(sparsity * total)
+  if kept < len(sizes):
+    raise ValueError(
+      f'`sparsity`={sparsity} keeps {kept} of {total} weights, fewer than the '
+      f'{len(sizes)} prunable leaves. The highest sparsity for these params is '
+      f'{1 - len(sizes) / total:.6g}.'
+    )
+  return kept
+
+
+def check_like(tree: Params, mask: Mask) -> None:
+  """Raises unless a mask fits the tree that it is about to meet.
+
+  Without it a mask of shape (4,) silently broadcasts over (3, 4). Only shapes
+  are looked at, so that tracing makes it free.
+
+  Raises:
+    ValueError: structure or shape differ; the leaf is named.
+    TypeError: a leaf of the mask is not bool.
+
+  Example:
+    >>> check_like({'kernel': jnp.ones((3, 4))}, {'kernel': None})
+  """
+
+  try:
+    kept = jax.tree.structure(tree).flatten_up_to(mask)
+  except ValueError as error:
+    ours, theirs = (
+      {name_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(t)}
+      for t in (tree, mask)
+    )
+    raise ValueError(
+      'The mask must have the tree structure of the params, with `None` for '
+      'what is not prunable. '
+      f'Only the mask has {sorted(theirs - ours)[:4]}; '
+      f'only the params have {sorted(ours - theirs)[:4]}.'
+    ) from error
+  for (path, leaf), m in zip(jax.tree_util.tree_leaves_with_path(tree), kept):
+    if m is None:
+      continue
+    if jnp.shape(m) != jnp.shape(leaf):
+      raise ValueError(
+        f"Mask leaf '{name_of(path)}' has shape {jnp.shape(m)}, but its "
+        f'parameter has shape {jnp.shape(leaf)}.'
+      )
+    if jnp.result_type(m) != jnp.bool_:
+      raise TypeError(
+        f"Mask leaf '{name_of(path)}' must be bool, True = kept; got "
+        f'{jnp.result_type(m)}.'
+      )
+
+
+def apply_mask(tree: Params, mask: Mask) -> Params:
+  """Sets to zero what the mask does not keep.
+
+  By `where`, not by a product: NaN times zero is NaN.
+
+  Args:
+    tree: params, or anything of their structure (gradients, updates).
+    mask: tree of bool arrays shaped as their params; `None` keeps all.
+
+  Returns:
+    A tree like `tree`.
+
+  Raises:
+    ValueError, TypeError: the mask does not fit (`check_like`).
+
+  Example:
+    >>> params = {'kernel': jnp.array([[3.0, jnp.nan]]), 'bias': jnp.ones(2)}
+    >>> mask = {'kernel': jnp.array([[True, False]]), 'bias': None}
+    >>> apply_mask(params, mask)['kernel']
+    Array([[3., 0.]], dtype=float32)
+  """
+  check_like(tree, mask)
+  return jax.tree.map(
+    lambda x, m: x if m is None else jnp.where(m, x, jnp.zeros_like(x)),
+    tree,
+    mask,
+  )
+
+
+def sparsity(mask: Mask) -> float:
+  """Returns the fraction of the prunable weights that a mask removes.
+
+  Args:
+    mask: tree of bool arrays.
+
+  Returns:
+    A float in [0, 1].
+
+  Example:
+    >>> sparsity({'kernel': jnp.array([True, False, False, False])})
+    0.75
+  """
+  leaves = jax.tree.leaves(mask)
+  total = sum(leaf.size for leaf in leaves)
+  kept = sum(int(np.count_nonzero(leaf)) for leaf in leaves)
+  return 1 - kept / total if total else 0.0
+
+
+def pack(mask: Mask) -> Any:
+  """Packs a mask to bits: an eighth of its memory, for files and sending.
+
+  Args:
+    mask: tree of bool arrays.
+
+  Returns:
+    Tree of uint8 arrays [ceil(size / 8)], first weight in the highest bit.
+
+  Example:
+    >>> pack({'kernel': jnp.array([[True, False, True]]), 'bias': None})
+    {'bias': None, 'kernel': Array([160], dtype=uint8)}
+  """
+  return jax.tree.map(lambda m: jnp.packbits(m.ravel()), mask)
+
+
+def unpack(bits: Any, params: Params) -> Mask:
+  """Gives back the mask that `pack` was given.
+
+  Args:
+    bits: what `pack` returned.
+    params: tree from which the shapes are read; `ShapeDtypeStruct`s do.
+
+  Returns:
+    Tree of bool arrays, `None` where `bits` is.
+
+  Example:
+    >>> unpack({'kernel': jnp.array([160], 'uint8')}, {'kernel': jnp.ones(3)})
+    {'kernel': Array([ True, False,  True], dtype=bool)}
+  """
+
+  def unpack_leaf(leaf, b):
+    if b is None:
+      return None
+    flat = jnp.unpackbits(b, count=leaf.size)
+    return flat.reshape(leaf.shape).astype(bool)
+
+  return jax.tree.map(unpack_leaf, params, bits)

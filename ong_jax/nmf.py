@@ -1,0 +1,283 @@
+"""Non-negative matrix factorization, V ~ W H, in jitted `jax.numpy`.
+
+Nothing here knows of pruning. Every factorization is a function of arrays, can
+be mapped by `jax.vmap` over matrices of one shape, and never forms anything
+larger than V.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Start = Callable[[jax.Array, jax.Array, int], tuple[jax.Array, jax.Array]]
+
+_CHECK_EVERY = 10  # Sweeps between two looks at the loss.
+_TINY = 1e-12  # Of V's mean: what denominators are kept above.
+
+
+class NMF(NamedTuple):
+  """A factorization of V [m, n]."""
+
+  w: jax.Array  # [m, rank], non-negative.
+  h: jax.Array  # [rank, n], non-negative.
+  loss: jax.Array  # [], the solver's loss, summed over the entries of V.
+  sweeps: jax.Array  # [] int32, sweeps used.
+
+
+class Solver(NamedTuple):
+  """How factors improve: one sweep over both, and the loss it lowers."""
+
+  sweep: Callable  # (v, w, h) -> (w, h)
+  loss: Callable  # (v, w, h) -> []
+
+
+def _coordinate_descent(
+  x: jax.Array, cross: jax.Array, gram: jax.Array
+) -> jax.Array:
+  """Improves one factor, row by row, each to its exact optimum.
+
+  Args:
+    x: [rank, m], the factor (W transposed, or H).
+    cross: [rank, m], the other factor times V.
+    gram: [rank, rank], the other factor times itself.
+
+  Returns:
+    The factor, [rank, m].
+  """
+
+  def improve(k, x):
+    scale = gram[k, k]  # 0 if the other factor's component is dead: skip it.
+    step = (cross[k] - gram[k] @ x) / jnp.where(scale > 0, scale, 1)
+    row = jnp.where(scale > 0, jnp.maximum(x[k] + step, 0), x[k])
+    return x.at[k].set(row)
+
+  return jax.lax.fori_loop(0, x.shape[0], improve, x)
+
+
+def _hals_sweep(v, w, h):
+  w = _coordinate_descent(w.T, h @ v.T, h @ h.T).T
+  return w, _coordinate_descent(h, w.T @ v, w.T @ w)
+
+
+def _multiplicative_sweep(v, w, h):
+  h = h * (w.T @ v) / (w.T @ w @ h + _TINY)
+  w = w * (v @ h.T) / (w @ (h @ h.T) + _TINY)
+  return w, h
+
+
+def _kl_sweep(v, w, h):
+  def ratio(w, h):
+    return v / jnp.maximum(w @ h, _TINY)
+
+  def over(x, total):  # A dead component stays dead.
+    return jnp.where(total > 0, x / jnp.where(total > 0, total, 1), 0)
+
+  h = h * over(w.T @ ratio(w, h), w.sum(0)[:, None])
+  w = w * over(ratio(w, h) @ h.T, h.sum(1)[None])
+  return w, h
+
+
+def _frobenius(v, w, h):
+  """1/2 ||V - W H||^2."""
+  return 0.5 * jnp.sum(jnp.square(v - w @ h))
+
+
+def _divergence(v, w, h):
+  """Kullback-Leibler, D(V || X) = sum V log(V / X) - V + X."""
+  x = w @ h
+  log = jnp.log(jnp.where(v > 0, v, 1) / jnp.maximum(x, _TINY))
+  return jnp.sum(jnp.where(v > 0, v * log, 0) - v + x)
+
+
+hals = Solver(_hals_sweep, _frobenius)
+multiplicative = Solver(_multiplicative_sweep, _frobenius)
+kl = Solver(_kl_sweep, _divergence)
+
+
+def random_start(
+  key: jax.Array, v: jax.Array, rank: int
+) -> tuple[jax.Array, jax.Array]:
+  """Starts at a |N(0, 1)| with a = sqrt(mean(V) / rank).
+
+  Example:
+    >>> w, h = random_start(jax.random.key(0), jnp.ones((4, 3)), 2)
+    >>> w.shape, h.shape, bool(w.min() > 0)
+    ((4, 2), (2, 3), True)
+  """
+  m, n = v.shape
+  key_w, key_h = jax.random.split(key)
+  a = jnp.sqrt(v.mean() / rank)
+  w = a * jnp.abs(jax.random.normal(key_w, (m, rank), v.dtype))
+  h = a * jnp.abs(jax.random.normal(key_h, (rank, n), v.dtype))
+  return w, h
+
+
+def nndsvd(
+  key: jax.Array, v: jax.Array, rank: int
+) -> tuple[jax.Array, jax.Array]:
+  """Starts from the non-negative parts of the singular pairs.
+
+  Deterministic: the key is not used. Permuting rows or columns of V permutes
+  the factors. Its zeros are the end of a multiplicative solver, which cannot
+  leave them: use `nndsvda` there.
+
+  References:
+    Boutsidis and Gallopoulos, SVD based initialization, 2008.
+
+  Example:
+    >>> w, h = nndsvd(jax.random.key(0), jnp.ones((4, 3)), 1)
+    >>> bool(jnp.allclose(w @ h, 1))
+    True
+  """
+  del key
+  u, s, vt = jnp.linalg.svd(v, full_matrices=False)
+  missing = max(0, rank - s.size)  # Components beyond the matrix stay 0.
+  u = jnp.pad(u[:, :rank], ((0, 0), (0, missing)))
+  s = jnp.pad(s[:rank], (0, missing))
+  vt = jnp.pad(vt[:rank], ((0, missing), (0, 0)))
+
+  def parts(sign):
+    a, b = jnp.maximum(sign * u, 0), jnp.maximum(sign * vt, 0)
+    norms = jnp.linalg.norm(a, axis=0), jnp.linalg.norm(b, axis=1)
+    return a, b, *norms
+
+  # The first pair has one sign (Perron-Frobenius), whichever it was given.
+  positive, negative = parts(1), parts(-1)
+  chosen = positive[2] * positive[3] >= negative[2] * negative[3]
+  a = jnp.where(chosen, positive[0], negative[0])
+  b = jnp.where(chosen[:, None], positive[1], negative[1])
+  norm_a = jnp.where(chosen, positive[2], negative[2])
+  norm_b = jnp.where(chosen, positive[3], negative[3])
+  scale = jnp.sqrt(s * norm_a * norm_b)
+  w = a * scale / jnp.maximum(norm_a, _TINY)
+  return w, b * (scale / jnp.maximum(norm_b, _TINY))[:, None]
+
+
+def nndsvda(
+  key: jax.Array, v: jax.Array, rank: int
+) -> tuple[jax.Array, jax.Array]:
+  """Starts as `nndsvd` does, with the mean of V in the place of zeros.
+
+  Example:
+    >>> w, h = nndsvda(jax.random.key(0), jnp.eye(3), 2)
+    >>> bool(w.min() > 0)
+    True
+  """
+  w, h = nndsvd(key, v, rank)
+  mean = v.mean()
+  return jnp.where(w > 0, w, mean), jnp.where(h > 0, h, mean)
+
+
+def nmf(
+  key: jax.Array,
+  v: jax.Array,
+  rank: int,
+  *,
+  solver: Solver = hals,
+  start: Start = random_start,
+  max_sweeps: int = 200,
+  tol: float = 1e-4,
+  restarts: int = 1,
+) -> NMF:
+  """Factorizes a non-negative matrix, V ~ W H.
+
+  Every 10 sweeps the loss is looked at, and the factorization stops when it
+  fell by less than `tol` of what it was at the start. It never raises for not
+  having converged; `sweeps` tells. The problem is not convex, and only for
+  rank 1 is the product W H unique: other keys give other factors.
+
+  Degenerate input is no trouble: zeros give zero factors, a constant matrix or
+  a single row or column is fitted exactly, and a rank above min(m, n) fits as
+  well as min(m, n) does.
+
+  Args:
+    key: what the start is drawn from.
+    v: [m, n], finite and non-negative (checked where it is concrete). Computed
+      in float32, or float64 where it is that.
+    rank: number of components, at least 1.
+    solver: `hals`, exact coordinate descent (the default); `multiplicative`,
+      Lee and Seung's rule for the same loss 1/2 ||V - W H||^2; or `kl`, theirs
+      for the Kullback-Leibler divergence.
+    start: `random_start`, `nndsvd`, `nndsvda`, or any function
+      `(key, v, rank) -> (w, h)`.
+    max_sweeps: sweeps over both factors, at most.
+    tol: in [0, 1).
+    restarts: factorizations from different starts, of which the one with the
+      lowest loss is returned.
+
+  Returns:
+    An `NMF`.
+
+  Raises:
+    ValueError: `v` is no matrix or has a negative or non-finite entry, or
+      `rank`, `max_sweeps` or `restarts` is below 1.
+
+  Example:
+    >>> v = jnp.outer(jnp.arange(4.0), jnp.arange(3.0))
+    >>> w, h, loss, sweeps = nmf(jax.random.key(0), v, rank=1)
+    >>> bool(jnp.allclose(w @ h, v, atol=1e-5))
+    True
+
+  References:
+    Lee and Seung, Algorithms for non-negative matrix factorization, 2000.
+    Gillis and Glineur, Accelerated multiplicative updates and hierarchical ALS
+    algorithms for nonnegative matrix factorization, 2011.
+  """
+  for name, value in (
+    ('rank', rank),
+    ('max_sweeps', max_sweeps),
+    ('restarts', restarts),
+  ):
+    if value < 1:
+      raise ValueError(f'`{name}` must be at least 1; got {value}.')
+  if jnp.ndim(v) != 2:
+    raise ValueError(f'`v` must be a matrix [m, n]; its shape is {v.shape}.')
+  if not isinstance(v, jax.core.Tracer) and not jnp.all(
+    (v >= 0) & (v < jnp.inf)
+  ):
+    raise ValueError(
+      '`v` must be finite and non-negative; its lowest entry is '
+      f'{jnp.min(v)}, its highest {jnp.max(v)}.'
+    )
+  solve = partial(
+    _solve, rank=rank, solver=solver, start=start, max_sweeps=max_sweeps
+  )
+  v = v.astype(jnp.promote_types(v.dtype, jnp.float32))
+  # Accelerators multiply float32 in fewer bits unless told.
+  with jax.default_matmul_precision('highest'):
+    if restarts == 1:
+      return solve(key, v, tol)
+    keys = jax.random.split(key, restarts)
+    runs = jax.vmap(solve, in_axes=(0, None, None))(keys, v, tol)
+  return jax.tree.map(lambda x: x[jnp.argmin(runs.loss)], runs)
+
+
+@partial(jax.jit, static_argnames=('rank', 'solver', 'start', 'max_sweeps'))
+def _solve(key, v, tol, *, rank, solver, start, max_sweeps) -> NMF:
+  w, h = start(key, v, rank)
+  # On V / mean(V) the constants above mean the same for every matrix.
+  mean = jnp.where(v.mean() > 0, v.mean(), 1)
+  scaled, root = v / mean, jnp.sqrt(mean)
+  w, h = w / root, h / root
+  first = solver.loss(scaled, w, h)
+
+  def unfinished(carry):
+    _, _, loss, before, sweeps = carry
+    falling = before - loss >= tol * first
+    return (sweeps < max_sweeps) & (loss > 0) & falling
+
+  def improve(carry):
+    w, h, loss, _, sweeps = carry
+    todo = jnp.minimum(_CHECK_EVERY, max_sweeps - sweeps)
+    w, h = jax.lax.fori_loop(
+      0, todo, lambda _, wh: solver.sweep(scaled, *wh), (w, h)
+    )
+    return w, h, solver.loss(scaled, w, h), loss, sweeps + todo
+
+  carry = w, h, first, jnp.full_like(first, jnp.inf), jnp.int32(0)
+  w, h, _, _, sweeps = jax.lax.while_loop(unfinished, improve, carry)
+  w, h = w * root, h * root
+  return NMF(w, h, solver.loss(v, w, h), sweeps)

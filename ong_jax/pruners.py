@@ -1,0 +1,198 @@
+"""Pruners, `params -> mask`: a score, a budget, an allocation."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ong_jax import allocation, masks, ranking, scores, selection
+from ong_jax.saliency import Rank, Saliency, residual
+from ong_jax.types import (
+  Allocation,
+  Counts,
+  Mask,
+  Params,
+  Predicate,
+  Pruner,
+  Score,
+  Scores,
+)
+
+
+def one_shot(
+  score: Score,
+  sparsity: float,
+  *,
+  allocate: Allocation = allocation.uniform,
+  prunable: Predicate = selection.is_kernel,
+) -> Pruner:
+  """Makes a pruner that keeps the weights of the highest scores.
+
+  Args:
+    score: `weights -> scores`, such as `scores.magnitude`.
+    sparsity: fraction of the prunable weights to remove, in [0, 1). Exactly
+      N - round(sparsity * N) of them are kept, ties included.
+    allocate: how the budget is split among leaves: `allocation.uniform`,
+      `erk`, or `pooled` for one ranking over all.
+    prunable: `(path, leaf) -> bool`, which leaves are weights.
+
+  Returns:
+    A pure function `params -> mask`. The mask is a tree of bool arrays like
+    the params, True = kept, `None` where not prunable. The pruner can be
+    jitted; then what depends on values is not checked.
+
+  Raises:
+    ValueError: at once for a `sparsity` out of range; from the pruner for
+      non-finite weights, for NaN scores, and for a budget below one weight a
+      leaf or below the floors of `scores.at_least`.
+
+  Example:
+    >>> prune = one_shot(scores.magnitude, 0.5)
+    >>> prune({'kernel': jnp.array([[1.0, -3.0]]), 'bias': jnp.zeros(2)})
+    {'bias': None, 'kernel': Array([[False,  True]], dtype=bool)}
+  """
+  masks.check_sparsity(sparsity)
+
+  def prune(params: Params) -> Mask:
+    weights = selection.select(params, prunable)
+    counts = allocate(weights, sparsity)
+    for path, leaf in _concrete(weights):
+      if not _all_finite(leaf):
+        raise ValueError(
+          f"Leaf '{selection.name_of(path)}' has weights that are not finite; "
+          'pruning would hide it. Look at how they were trained or loaded.'
+        )
+    ranked = score(weights)
+    _check_scores(ranked, counts)
+    return ranking.top_k(ranked, counts)
+
+  return prune
+
+
+def _concrete(tree: Any) -> list[tuple[jax.tree_util.KeyPath, jax.Array]]:
+  """The leaves whose values can be looked at: none of them under jit."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return [x for x in leaves if not isinstance(x[1], jax.core.Tracer)]
+
+
+@jax.jit
+def _all_finite(x: jax.Array) -> jax.Array:
+  return jnp.isfinite(x).all()
+
+
+@jax.jit
+def _num_nan_and_infinite(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+  return jnp.isnan(x).sum(), jnp.isposinf(x).sum()
+
+
+def _check_scores(ranked: Scores, counts: Counts) -> None:
+  """Raises for NaN, and where more scores are infinite than are kept."""
+  floors = {}
+  for path, leaf in _concrete(ranked):
+    num_nan, floors[selection.name_of(path)] = _num_nan_and_infinite(leaf)
+    if num_nan:
+      raise ValueError(
+        f"Leaf '{selection.name_of(path)}' has {num_nan} NaN scores."
+      )
+  if isinstance(counts, int):
+    floors = {'all leaves': sum(floors.values())}
+  for (name, floor), kept in zip(floors.items(), jax.tree.leaves(counts)):
+    if floor > kept:
+      raise ValueError(
+        f"Floors ask for {floor} weights of '{name}', but only {kept} are "
+        'kept. Lower the floor or `sparsity`.'
+      )
+
+
+def ong(
+  key: jax.Array,
+  *,
+  sparsity: float,
+  saliency: Saliency = residual,
+  rank: Rank = 7,
+  allocate: Allocation = allocation.pooled,
+  prunable: Predicate = selection.is_kernel,
+  **options: Any,
+) -> Pruner:
+  """Makes a pruner by the saliency that an NMF of the weights shows.
+
+  The reconstructed ONG (see `scores.ong`), for weights at initialisation. On
+  trained weights `residual` destroys the network: take `saliency.recon_mag`.
+
+  Args:
+    key: of the factorizations. Keep it apart from the seed of a training run,
+      so that the same weights always give the same mask.
+    sparsity: fraction of the prunable weights to remove, in [0, 1).
+    saliency: what is made of |W| and its factors; see `scores.ong`.
+    rank: of the factorization; see `scores.ong`.
+    allocate: how the budget is split; by default one ranking over all leaves.
+    prunable: `(path, leaf) -> bool`.
+    **options: of `nmf.nmf`: solver, start, max_sweeps, tol, restarts.
+
+  Returns:
+    A function `params -> mask`; see `one_shot`.
+
+  Example:
+    >>> params = {'fc': {'kernel': jnp.arange(64.0).reshape(8, 8)}}
+    >>> mask = ong(jax.random.key(0), sparsity=0.75)(params)
+    >>> int(mask['fc']['kernel'].sum())
+    16
+
+  References:
+    Behera and Prasad, ONG: One-Shot NMF-based Gradient Masking for Efficient
+    Model Sparsification, 2025, arXiv:2508.12891.
+  """
+  score = scores.ong(key, saliency=saliency, rank=rank, **options)
+  return one_shot(score, sparsity, allocate=allocate, prunable=prunable)
+
+
+def magnitude(
+  *,
+  sparsity: float,
+  allocate: Allocation = allocation.pooled,
+  prunable: Predicate = selection.is_kernel,
+) -> Pruner:
+  """Makes a pruner that keeps the weights of largest magnitude.
+
+  Args:
+    sparsity: fraction of the prunable weights to remove, in [0, 1).
+    allocate: how the budget is split; by default one ranking over all leaves.
+    prunable: `(path, leaf) -> bool`.
+
+  Returns:
+    A function `params -> mask`; see `one_shot`.
+
+  Example:
+    >>> magnitude(sparsity=0.5)({'kernel': jnp.array([[1.0, -3.0]])})
+    {'kernel': Array([[False,  True]], dtype=bool)}
+  """
+  return one_shot(
+    scores.magnitude, sparsity, allocate=allocate, prunable=prunable
+  )
+
+
+def random(
+  key: jax.Array,
+  *,
+  sparsity: float,
+  allocate: Allocation = allocation.erk,
+  prunable: Predicate = selection.is_kernel,
+) -> Pruner:
+  """Makes a pruner that keeps weights at random: the baseline to beat.
+
+  Args:
+    key: of the draw; each leaf has its own, made from its path.
+    sparsity: fraction of the prunable weights to remove, in [0, 1).
+    allocate: how the budget is split; by default Erdős–Rényi-kernel.
+    prunable: `(path, leaf) -> bool`.
+
+  Returns:
+    A function `params -> mask`; see `one_shot`.
+
+  Example:
+    >>> prune = random(jax.random.key(0), sparsity=0.5)
+    >>> int(prune({'kernel': jnp.ones((4, 4))})['kernel'].sum())
+    8
+  """
+  score = scores.random(key)
+  return one_shot(score, sparsity, allocate=allocate, prunable=prunable)

@@ -1,0 +1,238 @@
+"""What a weight is ranked by: scores of weights, and scores made from scores.
+
+A score is a function `weights -> scores`, higher is kept longer. Weights and
+scores are trees with `None` where nothing is prunable.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ong_jax import nmf
+from ong_jax.saliency import Rank, Saliency, residual
+from ong_jax.selection import leaf_keys, stack_by_shape, unstack
+from ong_jax.types import Score, Scores, Weights
+
+
+def magnitude(weights: Weights) -> Scores:
+  """Scores by |w|.
+
+  Example:
+    >>> magnitude({'kernel': jnp.array([-2.0, 1.0])})
+    {'kernel': Array([2., 1.], dtype=float32)}
+  """
+  return jax.tree.map(jnp.abs, weights)
+
+
+def random(key: jax.Array) -> Score:
+  """Scores at random, uniform in [0, 1), float32.
+
+  Each leaf draws from its own key, made from its path, so that a layer more or
+  less does not change the draw of the others.
+
+  Args:
+    key: a key of `jax.random.key`.
+
+  Example:
+    >>> scores = random(jax.random.key(0))({'kernel': jnp.ones((2, 2))})
+    >>> scores['kernel'].shape
+    (2, 2)
+  """
+  return lambda weights: jax.tree.map(
+    lambda w, k: jax.random.uniform(k, w.shape),
+    weights,
+    leaf_keys(key, weights),
+  )
+
+
+def factorize(
+  key: jax.Array, weights: Weights, rank: Rank = 7, **options: Any
+) -> Any:
+  """Factorizes the absolute value of every kernel, as [fan_in, features].
+
+  The rank used is max(1, min(rank, min(m, n) // 2)): close to min(m, n) the
+  residual is numerical noise. Kernels of one shape and rank are factorized
+  together, in one program.
+
+  Args:
+    key: of the starts; a leaf's own key is made from its path.
+    weights: tree of arrays of one dimension or more.
+    rank: an int, or a function of the matrix such as `rank_ratio(0.1)`.
+    **options: of `nmf.nmf`: solver, start, max_sweeps, tol, restarts.
+
+  Returns:
+    Tree with an `nmf.NMF` for each array. Its `loss` and `sweeps` tell how
+    the factorization went.
+
+  Example:
+    >>> weights = {'kernel': jnp.ones((3, 3, 8, 16)), 'bias': None}
+    >>> factors = factorize(jax.random.key(0), weights)
+    >>> factors['kernel'].w.shape, factors['kernel'].h.shape
+    ((72, 7), (7, 16))
+  """
+  leaves, treedef = jax.tree.flatten(weights)
+  keys = jax.tree.leaves(leaf_keys(key, weights))
+  matrices = [as_matrix(leaf) for leaf in leaves]
+  ranks = [_guarded(rank, v) for v in matrices]
+  factors = {}
+  for r in sorted(set(ranks)):
+    mine = [i for i, own in enumerate(ranks) if own == r]
+    ids, stacks = stack_by_shape([matrices[i] for i in mine])
+    solve = jax.vmap(partial(nmf.nmf, rank=r, **options))
+    runs = [
+      solve(jnp.stack([keys[mine[i]] for i in group]), stack)
+      for group, stack in zip(ids, stacks)
+    ]
+    factors.update(zip(mine, unstack(ids, runs)))
+  return treedef.unflatten(factors[i] for i in range(len(leaves)))
+
+
+def as_matrix(kernel: jax.Array) -> jax.Array:
+  """|kernel| as a matrix [fan_in, features], in float32 at least.
+
+  Example:
+    >>> as_matrix(jnp.ones((3, 3, 8, 16))).shape
+    (72, 16)
+  """
+  matrix = jnp.abs(kernel).reshape(-1, kernel.shape[-1])
+  return matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32))
+
+
+def _guarded(rank: Rank, v: jax.Array) -> int:
+  wanted = rank(v) if callable(rank) else rank
+  if wanted < 1:
+    raise ValueError(f'`rank` must be at least 1; got {wanted}.')
+  return max(1, min(wanted, min(v.shape) // 2))
+
+
+def ong(
+  key: jax.Array,
+  *,
+  saliency: Saliency = residual,
+  rank: Rank = 7,
+  **options: Any,
+) -> Score:
+  """Scores by a non-negative matrix factorization of |W|, V ~ W H.
+
+  The scores of the reconstructed ONG: its paper's formula could not be read,
+  `residual` at rank 7 is what its authors' later work on pruning uses.
+
+  Args:
+    key: of the factorizations' starts. The same weights and the same key give
+      the same scores.
+    saliency: what is made of V [m, n] and its factors: `residual`, `recon`,
+      `recon_mag` and the others of `ong_jax.saliency`, or your own
+      `(v, w, h) -> [m, n]`. A matrix with a single row or column has no
+      structure to find and is scored by magnitude.
+    rank: of the factorization, lowered to half the smaller side; or a function
+      of the matrix.
+    **options: of `nmf.nmf`: solver, start, max_sweeps, tol, restarts.
+
+  References:
+    Behera and Prasad, ONG: One-Shot NMF-based Gradient Masking for Efficient
+    Model Sparsification, 2025, arXiv:2508.12891.
+
+  Example:
+    >>> score = ong(jax.random.key(0), rank=1)
+    >>> scores = score({'kernel': jnp.ones((4, 4)).at[1, 2].set(9.0)})
+    >>> jnp.unravel_index(scores['kernel'].argmax(), (4, 4))
+    (Array(1, dtype=int32), Array(2, dtype=int32))
+  """
+
+  def leaf(kernel, factors):
+    v = as_matrix(kernel)
+    if min(v.shape) < 2:
+      return v.reshape(kernel.shape)
+    with jax.default_matmul_precision('highest'):
+      return saliency(v, factors.w, factors.h).reshape(kernel.shape)
+
+  def score(weights):
+    return jax.tree.map(leaf, weights, factorize(key, weights, rank, **options))
+
+  return score
+
+
+def normalized(score: Score) -> Score:
+  """Divides each leaf's scores by their root mean square.
+
+  So that a pooled ranking does not depend on the scale of a layer.
+
+  Example:
+    >>> normalized(magnitude)({'kernel': jnp.array([3.0, 3.0])})
+    {'kernel': Array([1., 1.], dtype=float32)}
+  """
+
+  def normalize(s):
+    rms = jnp.sqrt(jnp.mean(jnp.square(s)))
+    return s / jnp.where(rms > 0, rms, 1)
+
+  return lambda weights: jax.tree.map(normalize, score(weights))
+
+
+def lamp(score: Score) -> Score:
+  """Divides each squared score by the sum of those that are not below it.
+
+  Layer-adaptive: in each leaf the highest score becomes 1, so that no leaf is
+  emptied before all are down to one weight. Sorts every leaf. The order inside
+  a leaf is kept up to float32 rounding.
+
+  References:
+    Lee et al., Layer-adaptive sparsity for the magnitude-based pruning, 2021,
+    arXiv:2010.07611.
+
+  Example:
+    >>> lamp(magnitude)({'kernel': jnp.array([1.0, 3.0, 1.0])})['kernel']
+    Array([0.09090909, 1.        , 0.09090909], dtype=float32)
+  """
+
+  def adapt(s):
+    squares = jnp.square(s).ravel()
+    ascending = jnp.sort(squares)
+    tails = jnp.cumsum(ascending[::-1])[::-1]  # From each to the highest.
+    first = jnp.searchsorted(ascending, squares)  # Equal ones share a sum.
+    tail = tails[first]
+    return (squares / jnp.where(tail > 0, tail, 1)).reshape(s.shape)
+
+  return lambda weights: jax.tree.map(adapt, score(weights))
+
+
+def at_least(score: Score, num_weights: int) -> Score:
+  """Puts a floor under every filter: its best weights score infinity.
+
+  A filter is a slice of the last axis (Flax's output features). The weights
+  that a floor adds are paid for by the lowest elsewhere, since the count stays
+  what it was; a budget too small for all floors is refused by `one_shot`.
+
+  Args:
+    score: the score that decides within and beyond the floors.
+    num_weights: kept in every filter at least, or all if it has fewer.
+
+  Example:
+    >>> floor = at_least(magnitude, 1)
+    >>> floor({'kernel': jnp.array([[9.0, 1.0], [8.0, 2.0]])})['kernel']
+    Array([[inf,  1.],
+           [ 8., inf]], dtype=float32)
+  """
+
+  def raise_floor(s):
+    filters = s.reshape(-1, s.shape[-1]).T
+    _, best = jax.lax.top_k(filters, min(num_weights, filters.shape[1]))
+    rows = jnp.arange(len(filters))[:, None]
+    return filters.at[rows, best].set(jnp.inf).T.reshape(s.shape)
+
+  return lambda weights: jax.tree.map(raise_floor, score(weights))
+
+
+def average(scores: Sequence[Score]) -> Score:
+  """Averages scores, such as those of several starts of a factorization.
+
+  Example:
+    >>> average([magnitude, magnitude])({'kernel': jnp.array([-2.0])})
+    {'kernel': Array([2.], dtype=float32)}
+  """
+  return lambda weights: jax.tree.map(
+    lambda *leaves: sum(leaves) / len(leaves), *[s(weights) for s in scores]
+  )

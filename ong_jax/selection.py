@@ -1,0 +1,163 @@
+"""Which leaves of a tree are prunable, what they are called, and their keys."""
+
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ong_jax.types import Params, Predicate, Weights
+
+
+def name_of(path: jax.tree_util.KeyPath) -> str:
+  """Names a leaf as errors and tables do, such as 'Dense_0/kernel'.
+
+  Example:
+    >>> path, _ = jax.tree_util.tree_leaves_with_path({'fc': {'kernel': 1}})[0]
+    >>> name_of(path)
+    'fc/kernel'
+  """
+  return jax.tree_util.keystr(path, simple=True, separator='/')
+
+
+def is_kernel(path: jax.tree_util.KeyPath, leaf: jax.Array) -> bool:
+  """Tells the kernels of dense, convolution and attention layers.
+
+  True for leaves of two dimensions or more that are named `kernel`, as Flax
+  names them: in linen params, in nested dicts, and in NNX state, where the
+  path has one more entry, `value`. So biases, normalisation and embeddings are
+  never prunable, and the first layer, shortcuts and the classifier are.
+
+  Another library needs another predicate. Equinox names its kernels `weight`:
+
+      prunable = lambda path, leaf: path[-1].name == 'weight' and leaf.ndim > 1
+
+  Its kernels are [out, in, ...], those of Flax [..., in, out]. Magnitude,
+  random and every allocation do not care. The NMF sees another matrix, and
+  `at_least` and the empty filters of `summarize` take the last axis for the
+  filters, so transpose the kernels before these.
+
+  Args:
+    path: key path of the leaf, as `jax.tree_util.tree_map_with_path` gives it.
+    leaf: the array, or anything with a shape.
+
+  Returns:
+    Whether the leaf is prunable.
+
+  Example:
+    >>> params = {'kernel': jnp.ones((3, 4)), 'bias': jnp.ones(4)}
+    >>> jax.tree_util.tree_map_with_path(is_kernel, params)
+    {'bias': False, 'kernel': True}
+  """
+  names = name_of(path).split('/')
+  if names[-1] == 'value':
+    names.pop()
+  return names[-1:] == ['kernel'] and jnp.ndim(leaf) >= 2
+
+
+def select(params: Params, prunable: Predicate = is_kernel) -> Weights:
+  """Replaces every leaf that is not prunable by `None`.
+
+  Args:
+    params: tree of arrays.
+    prunable: `(path, leaf) -> bool`.
+
+  Returns:
+    The tree of weights.
+
+  Raises:
+    ValueError: no leaf is prunable, though there are leaves.
+    TypeError: a prunable leaf is not of a real floating-point type.
+
+  Example:
+    >>> select({'kernel': jnp.ones((1, 2)), 'bias': jnp.ones(2)})
+    {'bias': None, 'kernel': Array([[1., 1.]], dtype=float32)}
+  """
+
+  def keep(path, leaf):
+    if not prunable(path, leaf):
+      return None
+    dtype = jnp.result_type(leaf)
+    if not jnp.issubdtype(dtype, jnp.floating):
+      raise TypeError(
+        f"Leaf '{name_of(path)}' is prunable, but its dtype is {dtype}; "
+        'weights must be real floating-point numbers. Pass a `prunable` that '
+        'leaves it out.'
+      )
+    return leaf
+
+  weights = jax.tree_util.tree_map_with_path(keep, params)
+  if jax.tree.leaves(params) and not jax.tree.leaves(weights):
+    names = [name_of(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
+    raise ValueError(
+      f'No leaf is prunable among {names[:8]}'
+      f'{f" and {len(names) - 8} more" if len(names) > 8 else ""}. '
+      'Pass another `prunable`.'
+    )
+  return weights
+
+
+def leaf_keys(key: jax.Array, tree: Weights) -> Weights:
+  """Makes a key for every leaf from its path.
+
+  So a layer that is added or taken away leaves the keys of all others alone.
+
+  Args:
+    key: a key of `jax.random.key`.
+    tree: any tree.
+
+  Returns:
+    Tree of keys.
+
+  Example:
+    >>> tree = leaf_keys(jax.random.key(0), {'a': 1, 'b': None})
+    >>> tree['a'].shape, tree['b']
+    ((), None)
+  """
+
+  def fold(path, _):
+    return jax.random.fold_in(key, zlib.crc32(name_of(path).encode()))
+
+  return jax.tree_util.tree_map_with_path(fold, tree)
+
+
+def stack_by_shape(
+  leaves: list[jax.Array],
+) -> tuple[list[np.ndarray], list[jax.Array]]:
+  """Stacks arrays of equal shape, so that one program serves them all.
+
+  A deep network has many kernels but few shapes, and compile time goes with
+  the shapes.
+
+  Args:
+    leaves: arrays, at least one.
+
+  Returns:
+    For each shape the positions of its arrays in the list, and their stack
+    [number of them, *shape].
+
+  Example:
+    >>> ids, stacks = stack_by_shape([jnp.ones(2), jnp.ones(3), jnp.zeros(2)])
+    >>> [i.tolist() for i in ids], [stack.shape for stack in stacks]
+    ([[0, 2], [1]], [(2, 2), (1, 3)])
+  """
+  groups = {}
+  for i, leaf in enumerate(leaves):
+    groups.setdefault(leaf.shape, []).append(i)
+  ids = [np.array(group) for group in groups.values()]
+  return ids, [jnp.stack([leaves[i] for i in group]) for group in ids]
+
+
+def unstack(ids: list[np.ndarray], stacks: list[Any]) -> list[Any]:
+  """Undoes `stack_by_shape`, for stacks of arrays or of trees of arrays.
+
+  Example:
+    >>> unstack([(0, 2), (1,)], [jnp.array([7, 8]), jnp.array([9])])
+    [Array(7, dtype=int32), Array(9, dtype=int32), Array(8, dtype=int32)]
+  """
+  leaves = {}
+  for group, stack in zip(ids, stacks):
+    for row, i in enumerate(group):
+      leaves[i] = jax.tree.map(lambda x, row=row: x[row], stack)
+  return [leaves[i] for i in range(len(leaves))]
