@@ -1,0 +1,127 @@
+"""Prunes and trains a network on CIFAR.
+
+    python -m experiments.cifar --method=ong --sparsity=0.95
+
+`--method=list` prints what there is, and `--dataset=cifar10_mini` needs no
+download.
+"""
+
+import sys
+
+from absl import app, flags, logging
+
+from experiments import report, run, segments
+from experiments.config import Config
+from experiments.methods import METHODS
+
+_METHOD = flags.DEFINE_string(  # Checked in run, which knows near names.
+  'method', Config.method, 'Pruning method; "list" prints them all.'
+)
+_SPARSITY = flags.DEFINE_float(
+  'sparsity', Config.sparsity, 'Fraction of prunable weights, in [0, 1).'
+)
+_MODEL = flags.DEFINE_string(
+  'model', Config.model, 'resnet8, 20, 32, 44, 56, 110, or resnet18, 34.'
+)
+_DATASET = flags.DEFINE_string(
+  'dataset',
+  Config.dataset,
+  'cifar10 or cifar100, downloaded where they are not there yet; or '
+  'cifar10_mini, a tenth of CIFAR-10 that is here.',
+)
+_DATA_DIR = flags.DEFINE_string(
+  'data_dir',
+  None,
+  'Where TFDS keeps its data sets; else $TFDS_DATA_DIR, else '
+  '~/tensorflow_datasets.',
+)
+_EPOCHS = flags.DEFINE_integer(
+  'epochs', Config.epochs, 'Of sparse training; 0 only prunes and evaluates.'
+)
+_DENSE_EPOCHS = flags.DEFINE_integer(
+  'dense_epochs',
+  Config.dense_epochs,
+  'Of dense training before it; 0 prunes at the outset.',
+)
+_BATCH_SIZE = flags.DEFINE_integer(
+  'batch_size', Config.batch_size, 'Images a step, over all devices.'
+)
+_LEARNING_RATE = flags.DEFINE_float(
+  'learning_rate', Config.learning_rate, 'Peak.'
+)
+_SCHEDULE = flags.DEFINE_string(
+  'schedule', Config.schedule, 'Decay of the rate to 0: linear or cosine.'
+)
+_WEIGHT_DECAY = flags.DEFINE_float(
+  'weight_decay', Config.weight_decay, 'On all parameters.'
+)
+_LABEL_SMOOTHING = flags.DEFINE_float(
+  'label_smoothing', Config.label_smoothing, 'In [0, 1).'
+)
+_INITIALIZER = flags.DEFINE_string(
+  'initializer', Config.initializer, 'he, lecun or torch.'
+)
+_INIT_FROM = flags.DEFINE_string(
+  'init_from',
+  Config.init_from,
+  "Trained weights: an .npz under PyTorch's names, or the --workdir of a "
+  'finished run. Sets how images are normalized, too.',
+)
+_DTYPE = flags.DEFINE_string(
+  'dtype', Config.dtype, 'Of the computation: float32 or bfloat16.'
+)
+_SEED = flags.DEFINE_integer(
+  'seed', Config.seed, 'Of weights and batches. The factorization has its own.'
+)
+_MODEL_PARALLEL = flags.DEFINE_integer(
+  'model_parallel',
+  Config.model_parallel,
+  'Devices that share each kernel; the others split the batch.',
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir',
+  None,
+  'Directory for checkpoints and results. A run that was stopped there goes '
+  'on. Nothing is stored without it.',
+)
+
+
+def main(argv: list[str]) -> None:
+  """Turns the flags into a config, and runs it."""
+  if len(argv) > 1:
+    raise app.UsageError(f'Unknown argument {argv[1]!r}.')
+  if not flags.FLAGS['verbosity'].present:
+    logging.set_verbosity(logging.WARNING)  # Orbax logs a hundred lines a save.
+  if _METHOD.value == 'list':
+    for name, entry in METHODS.items():
+      report.log(f'{name:14} {entry.summary}')
+    return
+  config = Config(
+    method=_METHOD.value,
+    sparsity=_SPARSITY.value,
+    model=_MODEL.value,
+    dataset=_DATASET.value,
+    epochs=_EPOCHS.value,
+    dense_epochs=_DENSE_EPOCHS.value,
+    batch_size=_BATCH_SIZE.value,
+    learning_rate=_LEARNING_RATE.value,
+    schedule=_SCHEDULE.value,
+    weight_decay=_WEIGHT_DECAY.value,
+    label_smoothing=_LABEL_SMOOTHING.value,
+    initializer=_INITIALIZER.value,
+    init_from=_INIT_FROM.value,
+    dtype=_DTYPE.value,
+    seed=_SEED.value,
+    model_parallel=_MODEL_PARALLEL.value,
+  )
+  try:
+    run.run(config, data_dir=_DATA_DIR.value, workdir=_WORKDIR.value)
+  except segments.Interrupted as stopped:
+    report.log(str(stopped))
+    sys.exit(130)
+  except (ValueError, TypeError, FileNotFoundError) as error:
+    sys.exit(f'{type(error).__name__}: {error}')
+
+
+if __name__ == '__main__':
+  app.run(main)

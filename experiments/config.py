@@ -1,0 +1,87 @@
+"""Every default of a run, in one place."""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Collection
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """What decides the numbers of a run; stored beside its results."""
+
+  method: str = 'ong'
+  sparsity: float = 0.95  # Fraction of the prunable weights, in [0, 1).
+  model: str = 'resnet56'
+  dataset: str = 'cifar10'
+  epochs: int = 200  # Of sparse training; 0 only prunes and evaluates.
+  dense_epochs: int = 0  # Before pruning; 0 prunes at the outset.
+  batch_size: int = 128
+  learning_rate: float = 0.1  # Peak.
+  schedule: str = 'linear'  # Decay to 0: 'linear' or 'cosine'.
+  warmup_fraction: float = 0.05  # Of the steps, from 0 to the peak.
+  momentum: float = 0.9  # Nesterov's.
+  weight_decay: float = 5e-4  # On all parameters.
+  label_smoothing: float = 0.0
+  augment: bool = True  # Crop after padding by 4, flip.
+  initializer: str = 'he'
+  init_from: str | None = None  # .npz under PyTorch's names, or a workdir.
+  image_mean: tuple[float, ...] | None = None  # Of pixels / 255; None: what
+  image_std: tuple[float, ...] | None = None  # `init_from` or the data have.
+  dtype: str = 'float32'  # Of the computation.
+  seed: int = 0  # Of weights and batches; the factorization has its own key.
+  model_parallel: int = 1  # Devices that share each kernel.
+
+
+SCHEDULES = ('linear', 'cosine')
+DTYPES = ('float32', 'bfloat16')
+
+
+def check(config: Config, methods: Collection, models: Collection) -> None:
+  """Raises a `ValueError` that names the flag, before anything is computed.
+
+  Example:
+    >>> check(Config(method='mangitude'), ['ong', 'magnitude'], ['resnet56'])
+    Traceback (most recent call last):
+      ...
+    ValueError: `method` must be one of ong, magnitude; got 'mangitude'. \
+Did you mean 'magnitude'?
+  """
+  for name, choices in (
+    ('method', methods),
+    ('model', models),
+    ('schedule', SCHEDULES),
+    ('dtype', DTYPES),
+  ):
+    check_choice(name, getattr(config, name), choices)
+  for name, low, high in (
+    ('sparsity', 0, 1),
+    ('warmup_fraction', 0, 1),
+    ('momentum', 0, 1),
+    ('label_smoothing', 0, 1),
+    ('learning_rate', 0, math.inf),
+    ('weight_decay', 0, math.inf),
+    ('epochs', 0, math.inf),
+    ('dense_epochs', 0, math.inf),
+    ('batch_size', 1, math.inf),
+    ('model_parallel', 1, math.inf),
+    ('seed', 0, 2**32),
+  ):
+    value = getattr(config, name)
+    if not low <= value < high:
+      raise ValueError(f'`{name}` must lie in [{low}, {high}); got {value}.')
+
+
+def check_choice(name: str, value: str, choices: Collection[str]) -> None:
+  """Raises a `ValueError` with the nearest choice, unless `value` is one.
+
+  Example:
+    >>> check_choice('dtype', 'float32', ['float32', 'bfloat16'])
+  """
+  if value in choices:
+    return
+  near = difflib.get_close_matches(value, choices, n=1)
+  raise ValueError(
+    f'`{name}` must be one of {", ".join(choices)}; got {value!r}.'
+    + (f' Did you mean {near[0]!r}?' if near else '')
+  )

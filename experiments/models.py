@@ -1,0 +1,234 @@
+"""Residual networks for 32x32 images, in PyTorch's arithmetic.
+
+Two families share one module. ResNet-8 to ResNet-110 have three stages of 16,
+32 and 64 channels, and shortcuts without parameters; ResNet-18 and ResNet-34
+have four stages of 64 to 512 channels, and projections where the shape changes.
+Both start with a 3x3 convolution of stride 1 and have no max pooling.
+
+References:
+  He et al., Deep Residual Learning for Image Recognition, 2015,
+  arXiv:1512.03385. The first family is its section 4.2, the second its table 1
+  with the stem of the first.
+"""
+
+import difflib
+import functools
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+# 'torch' is the default of PyTorch's layers, uniform within 1 / sqrt(fan_in);
+# 'lecun' is Flax's own; 'he' is not truncated, unlike JAX's `he_normal`.
+INITIALIZERS = {
+  'torch': nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform'),
+  'lecun': nn.initializers.lecun_normal(),
+  'he': nn.initializers.variance_scaling(2.0, 'fan_in', 'normal'),
+}
+
+
+class Block(nn.Module):
+  """Adds two 3x3 convolutions to a shortcut.
+
+  Attributes:
+    features: channels of the output.
+    stride: of the first convolution and of the shortcut.
+    projection: whether a shortcut that changes shape is a 1x1 convolution. If
+      not, it drops pixels and pads the channels with zeros, evenly on both
+      sides (He's option A), and has no parameters.
+    conv, norm: constructors of the layers, alike for the whole network.
+  """
+
+  features: int
+  stride: int
+  projection: bool
+  conv: Callable[..., nn.Module]
+  norm: Callable[..., nn.Module]
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [batch, height, width, channels] to the same with `features`."""
+    conv = functools.partial(self.conv, self.features, (3, 3), padding=1)
+    y = conv(strides=self.stride, name='conv1')(x)
+    y = nn.relu(self.norm(name='bn1')(y))
+    y = conv(name='conv2')(y)
+    y = self.norm(name='bn2')(y)
+    return nn.relu(y + self._shortcut(x))
+
+  def _shortcut(self, x: jax.Array) -> jax.Array:
+    missing = self.features - x.shape[-1]
+    if self.stride == 1 and not missing:
+      return x
+    if self.projection:
+      conv = self.conv(
+        self.features, (1, 1), self.stride, padding=0, name='shortcut_conv'
+      )
+      return self.norm(name='shortcut_bn')(conv(x))
+    x = x[:, :: self.stride, :: self.stride]
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (missing // 2, missing // 2)))
+
+
+class ResNet(nn.Module):
+  """A residual network whose weights can be exchanged with PyTorch's.
+
+  Padding is explicit, because JAX's 'SAME' pads a convolution of stride 2 on
+  one side only. BatchNorm's running variance is of the batch as it is, where
+  PyTorch multiplies it by n / (n - 1) first; a loaded network is not affected.
+
+  Attributes:
+    num_blocks: blocks per stage. From the second stage on, the first block of
+      a stage halves the resolution.
+    width: channels of the first stage; every further stage has twice as many.
+    projection: see `Block`.
+    num_classes: length of the logits.
+    dtype: of the computation. Parameters, statistics and logits are float32.
+    initializer: a key of `INITIALIZERS`. Biases start at 0, but the
+      classifier's under 'torch' is drawn as its kernel is.
+    bn_momentum: weight of the old running averages. A clone with 0.0 returns,
+      in training mode, the statistics of the batch itself.
+  """
+
+  num_blocks: tuple[int, ...]
+  width: int
+  projection: bool
+  num_classes: int
+  dtype: jnp.dtype = jnp.dtype('float32')
+  initializer: str = 'he'
+  bn_momentum: float = 0.9
+
+  @nn.compact
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    """Maps images [batch, height, width, 3] to logits [batch, num_classes]."""
+    kernel_init = INITIALIZERS[self.initializer]
+    conv = functools.partial(
+      nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=kernel_init
+    )
+    norm = functools.partial(
+      nn.BatchNorm,
+      use_running_average=not train,
+      momentum=self.bn_momentum,
+      epsilon=1e-5,
+      dtype=self.dtype,
+    )
+    x = conv(self.width, (3, 3), padding=1, name='conv1')(x)
+    x = nn.relu(norm(name='bn1')(x))
+    for i, num_blocks in enumerate(self.num_blocks):
+      for j in range(num_blocks):
+        stride = 2 if i > 0 and j == 0 else 1
+        features = self.width * 2**i
+        name = f'layer{i + 1}_{j}'
+        x = Block(features, stride, self.projection, conv, norm, name=name)(x)
+    x = x.mean((1, 2))
+    x = nn.Dense(
+      self.num_classes,
+      dtype=self.dtype,
+      kernel_init=kernel_init,
+      bias_init=self._bias_init(fan_in=x.shape[-1]),
+      name='linear',
+    )(x)
+    return x.astype(jnp.float32)
+
+  def _bias_init(self, fan_in: int) -> nn.initializers.Initializer:
+    if self.initializer != 'torch':
+      return nn.initializers.zeros
+    bound = 1 / math.sqrt(fan_in)
+    return functools.partial(jax.random.uniform, minval=-bound, maxval=bound)
+
+
+MODELS = {
+  f'resnet{depth}': functools.partial(
+    ResNet, num_blocks=((depth - 2) // 6,) * 3, width=16, projection=False
+  )
+  for depth in (8, 20, 32, 44, 56, 110)
+} | {
+  'resnet18': functools.partial(
+    ResNet, num_blocks=(2, 2, 2, 2), width=64, projection=True
+  ),
+  'resnet34': functools.partial(
+    ResNet, num_blocks=(3, 4, 6, 3), width=64, projection=True
+  ),
+}
+
+
+def create(
+  name: str,
+  num_classes: int,
+  *,
+  dtype: jax.typing.DTypeLike = jnp.float32,
+  initializer: str = 'he',
+) -> nn.Module:
+  """Returns the network of this name.
+
+  Args:
+    name: a key of `MODELS`.
+    num_classes: length of the logits, at least 1.
+    dtype: of the computation: float32 or bfloat16.
+    initializer: a key of `INITIALIZERS`.
+
+  Example:
+    >>> model = create('resnet20', num_classes=10)
+    >>> images = jnp.zeros((1, 32, 32, 3))
+    >>> variables = model.init(jax.random.key(0), images, train=False)
+    >>> model.apply(variables, images, train=False).shape
+    (1, 10)
+  """
+  _check_name('name', name, MODELS)
+  _check_name('initializer', initializer, INITIALIZERS)
+  if num_classes < 1:
+    raise ValueError(f'`num_classes` must be at least 1, got {num_classes}.')
+  dtype = jnp.dtype(dtype)
+  if dtype not in (jnp.float32, jnp.bfloat16):
+    raise ValueError(f'`dtype` must be float32 or bfloat16, got {dtype}.')
+  return MODELS[name](
+    num_classes=num_classes, dtype=dtype, initializer=initializer
+  )
+
+
+def macs(
+  model: nn.Module, image_shape: tuple[int, int, int] = (32, 32, 3)
+) -> dict[str, int]:
+  """Counts the multiply-accumulates that each kernel takes part in.
+
+  Every weight of a kernel is used once per position of the layer's output, so
+  a layer costs size(kernel) * height * width, zero padding included. What has
+  no kernel counts 0. Shapes are traced; nothing is computed.
+
+  Args:
+    model: any linen network whose kernels are called `kernel`.
+    image_shape: height, width and channels of the one image.
+
+  Returns:
+    The count per kernel, under the kernel's path among the parameters.
+
+  Example:
+    >>> macs(create('resnet18', num_classes=10))['linear/kernel']
+    5120
+  """
+  trace = functools.partial(
+    model.init, train=False, mutable=True, capture_intermediates=True
+  )
+  images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+  variables = jax.eval_shape(trace, jax.random.key(0), images)
+  outputs = traverse_util.flatten_dict(variables['intermediates'], sep='/')
+  counts = {}
+  for path, leaf in traverse_util.flatten_dict(
+    variables['params'], sep='/'
+  ).items():
+    layer, _, kind = path.rpartition('/')
+    if kind == 'kernel':
+      counts[path] = leaf.size * sum(
+        math.prod(y.shape[1:-1]) for y in outputs[f'{layer}/__call__']
+      )
+  return counts
+
+
+def _check_name(argument: str, name: str, known: dict[str, object]) -> None:
+  if name not in known:
+    nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0)[0]
+    raise ValueError(
+      f'`{argument}` must be one of {", ".join(known)}, got {name!r}. '
+      f'The nearest is {nearest!r}.'
+    )

@@ -1,0 +1,119 @@
+"""What a run tells the user: lines, a progress bar, a summary."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import rich.console
+import rich.progress
+
+from experiments.config import Config
+from ong_jax.summary import Summary
+
+_console = rich.console.Console(highlight=False, markup=False, soft_wrap=True)
+
+
+def log(line: str) -> None:
+  """Prints a line, above the progress bar if there is one.
+
+  Example:
+    >>> log('3 weights kept')
+    3 weights kept
+  """
+  _console.print(line)
+
+
+@contextlib.contextmanager
+def progress(total: int, done: int) -> Iterator[Callable[[int, str], None]]:
+  """Shows a bar on a terminal, and nothing elsewhere.
+
+  Args:
+    total: steps of the run.
+    done: steps that an earlier process has made.
+
+  Yields:
+    A function `(step, note)` that moves the bar.
+
+  Example:
+    >>> with progress(total=2, done=0) as update:
+    ...   update(1, 'loss 0.3')
+  """
+  columns = (
+    rich.progress.BarColumn(),
+    rich.progress.MofNCompleteColumn(),
+    rich.progress.TextColumn('steps, {task.fields[note]}, left'),
+    rich.progress.TimeRemainingColumn(),
+  )
+  with rich.progress.Progress(
+    *columns, console=_console, transient=True, disable=not _console.is_terminal
+  ) as bar:
+    task = bar.add_task('', total=total, completed=done, note='compiling')
+    yield lambda step, note: bar.update(task, completed=step, note=note)
+
+
+def estimate(config: Config, macs: int, num_images: int) -> str | None:
+  """Says how long a run may take where there is no accelerator.
+
+  A training image costs three forward passes of two operations per
+  multiply-accumulate. How many a second this machine makes is measured with a
+  matrix product, of whose rate the networks here were seen to reach a third to
+  two thirds.
+
+  Args:
+    config: of the run.
+    macs: multiply-accumulates of an image.
+    num_images: in an epoch.
+
+  Returns:
+    A line, or None on an accelerator.
+  """
+  if jax.default_backend() != 'cpu':
+    return None
+  size = 1024
+  a = np.ones((size, size), np.float32)
+  times = []
+  for _ in range(4):
+    start = time.perf_counter()
+    a @ a
+    times.append(time.perf_counter() - start)
+  rate = 0.5 * 2 * size**3 / min(times)
+  epochs = config.epochs + config.dense_epochs
+  seconds = 6 * macs * num_images * epochs / rate + 30
+  line = (
+    f'No accelerator: {epochs} epochs of {config.model} on {num_images:,} '
+    f'images will take about {_duration(seconds)} here.'
+  )
+  if seconds > 1800:
+    line += ' A short run: --model=resnet8 --dataset=cifar10_mini --epochs=5.'
+  return line
+
+
+def _duration(seconds: float) -> str:
+  for size, unit in ((86400, 'days'), (3600, 'hours'), (60, 'minutes')):
+    if seconds >= 1.5 * size:
+      return f'{seconds / size:.0f} {unit}'
+  return f'{seconds:.0f} seconds'
+
+
+def describe(result: dict[str, Any], summary: Summary) -> str:
+  """Draws what a run has come to: its layers, then its numbers.
+
+  Args:
+    result: of `run.run`.
+    summary: of the final network.
+  """
+  lines = [
+    str(summary),
+    '',
+    f'{result["method"]} on {result["dataset"]}, {result["model"]}, seed '
+    f'{result["seed"]}:',
+    f'  test accuracy     {result["test_accuracy"]:.2%} (last step)',
+    f'  sparsity          {result["sparsity"]:.4%} of the prunable weights, '
+    f'{result["sparsity_all"]:.4%} of all parameters',
+    f'  time              {_duration(result["seconds"])}, '
+    f'{result["steps_per_second"]:.2f} steps/s on {result["device"]}',
+  ]
+  return '\n'.join(lines)

@@ -1,0 +1,191 @@
+"""A run, from a config to a result."""
+
+import dataclasses
+import functools
+import time
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import ong_jax
+from experiments import (
+  checkpoints,
+  data,
+  models,
+  pretrained,
+  report,
+  sharding,
+  train,
+)
+from experiments.config import Config, check
+from experiments.methods import METHODS
+from experiments.segments import Setup, run_segments
+from ong_jax.selection import name_of
+
+
+def run(
+  config: Config, *, data_dir: str | None = None, workdir: str | None = None
+) -> dict[str, Any]:
+  """Prunes and trains, and says how good the network is.
+
+  Args:
+    config: what decides the numbers.
+    data_dir: where TFDS keeps its data sets; see `data.load`.
+    workdir: directory for checkpoints and results. A run that was stopped
+      there goes on; one that is finished is not run again. Nothing is stored
+      without it.
+
+  Returns:
+    The contents of `result.json`.
+
+  Raises:
+    ValueError: a value of the config makes no sense, or `workdir` belongs to
+      another config.
+    FileNotFoundError: the data set is not there and cannot be downloaded.
+    segments.Interrupted: on SIGINT or SIGTERM, after a save.
+  """
+  started = time.monotonic()
+  check(config, METHODS, models.MODELS)
+  mesh = sharding.make_mesh(config.model_parallel, config.batch_size)
+  dataset = data.load(config.dataset, data_dir)
+  if config.batch_size > len(dataset.train_labels):
+    raise ValueError(
+      f'`batch_size`={config.batch_size} must not exceed the '
+      f'{len(dataset.train_labels)} training images of {config.dataset}.'
+    )
+  model = models.create(
+    config.model,
+    dataset.num_classes,
+    dtype=config.dtype,
+    initializer=config.initializer,
+  )
+  params, stats, config = initial_network(config, model, dataset)
+  directory = checkpoints.RunDirectory(workdir, config) if workdir else None
+  if directory and (result := directory.result()):
+    report.log(f"The run in '{workdir}' is finished; its result is returned.")
+    return result
+  train_data = train.Images(dataset.train_images, dataset.train_labels)
+  setup = Setup(
+    config=config,
+    model=model,
+    mesh=mesh,
+    train_data=sharding.replicate(mesh, train_data),
+    test_data=train.Images(dataset.test_images, dataset.test_labels),
+    steps_per_epoch=len(dataset.train_labels) // config.batch_size,
+    evaluate=train.make_evaluate(config, model, mesh),
+  )
+  macs = sum(models.macs(model).values())
+  line = report.estimate(config, macs, len(dataset.train_labels))
+  if line:
+    report.log(line)
+  outcome = run_segments(
+    setup, METHODS[config.method].segments(config), params, stats, directory
+  )
+  accuracy = setup.evaluate(outcome.params, outcome.stats, setup.test_data)
+  result = dataclasses.asdict(config) | {
+    'test_accuracy': accuracy,
+    **measure(outcome.params, outcome.mask),
+    'seconds': time.monotonic() - started,
+    'steps_per_second': outcome.steps_per_second,
+    'resumed_at_step': outcome.resumed_at_step,
+    'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+    'versions': {
+      module.__name__: module.__version__ for module in (jax, flax, optax, np)
+    },
+  }
+  if directory:
+    directory.finish(outcome.params, outcome.stats, result)
+    directory.close()
+  report.log(report.describe(result, ong_jax.summarize(outcome.mask)))
+  return result
+
+
+def initial_network(
+  config: Config, model: nn.Module, dataset: data.Dataset
+) -> tuple[Any, Any, Config]:
+  """Draws or loads a network, and completes the config by its normalization.
+
+  Returns:
+    params, batch statistics, config.
+  """
+  images = jnp.zeros((1, *dataset.train_images.shape[1:]))
+  init = functools.partial(model.init, train=False)
+  key = jax.random.key(config.seed)
+  mean, std = dataset.mean, dataset.std
+  if config.init_from is None:
+    variables = jax.jit(init)(key, images)
+    params, stats = variables['params'], variables['batch_stats']
+  else:
+    shapes = jax.eval_shape(init, key, images)
+    templates = shapes['params'], shapes['batch_stats']
+    if config.init_from.endswith('.npz'):
+      params, stats = pretrained.load_torch(config.init_from, *templates)
+      mean, std = pretrained.MEAN, pretrained.STD
+    else:
+      params, stats, before = checkpoints.load_final(config.init_from)
+      mean, std = before['image_mean'], before['image_std']
+      _check_same_shapes(config, templates, (params, stats))
+  config = dataclasses.replace(
+    config,
+    image_mean=tuple(config.image_mean or mean),
+    image_std=tuple(config.image_std or std),
+  )
+  return params, stats, config
+
+
+def _check_same_shapes(config: Config, templates: Any, trees: Any) -> None:
+  shapes = [
+    {
+      name_of(path): leaf.shape
+      for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    for tree in (templates, trees)
+  ]
+  for name in sorted(shapes[0].keys() | shapes[1].keys()):
+    wanted, found = shapes[0].get(name), shapes[1].get(name)
+    if wanted != found:
+      raise ValueError(
+        f"`init_from`: '{config.init_from}' holds another network than "
+        f"{config.model}: leaf '{name}' has shape {found} there, {wanted} "
+        'here. Pass the `model` that it was trained as.'
+      )
+
+
+def measure(params: Any, mask: Any) -> dict[str, Any]:
+  """Counts the weights that are not 0, whatever the mask says of them.
+
+  Args:
+    params: of the final network.
+    mask: tells which leaves are prunable.
+
+  Returns:
+    `kept`, `prunable`, `sparsity`; `sparsity_all`, over all parameters,
+    normalization and biases included; and `layers`.
+
+  Example:
+    >>> params = {'kernel': jnp.array([[1.0, 0.0]]), 'bias': jnp.zeros(2)}
+    >>> mask = {'kernel': jnp.array([[True, False]]), 'bias': None}
+    >>> measure(params, mask)['sparsity']
+    0.5
+  """
+  nonzero = jax.tree.map(
+    lambda x, m: None if m is None else np.asarray(x) != 0, params, mask
+  )
+  summary = ong_jax.summarize(nonzero)
+  num_params = sum(x.size for x in jax.tree.leaves(params))
+  return {
+    'kept': summary.kept,
+    'prunable': summary.prunable,
+    'sparsity': summary.sparsity,
+    'sparsity_all': (summary.prunable - summary.kept) / num_params,
+    'layers': [
+      {'path': x.path, 'shape': x.shape, 'kept': x.kept} for x in summary.layers
+    ],
+    'empty_layers': summary.empty_layers,
+    'empty_filters': summary.empty_filters,
+  }

@@ -1,0 +1,282 @@
+"""The loop that every run is: segment after segment, with saves in between."""
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from experiments import report, sharding, train
+from experiments.checkpoints import RunDirectory
+from experiments.config import Config
+from experiments.methods import Segment
+from ong_jax import selection
+
+_SAVE_EVERY_S = 60
+_CPU_STEPS = 4  # Between two looks at the clock; elsewhere it is an epoch.
+
+
+class Interrupted(Exception):
+  """The process was asked to stop, and has saved what it had."""
+
+
+class Setup(NamedTuple):
+  """What all segments of a run share."""
+
+  config: Config  # With the normalization filled in.
+  model: nn.Module
+  mesh: Mesh
+  train_data: train.Images  # On the device.
+  test_data: train.Images  # On the host.
+  steps_per_epoch: int
+  evaluate: Callable[[Any, Any, train.Images], float]
+
+
+class Session(NamedTuple):
+  """What this process does beside computing."""
+
+  directory: RunDirectory | None
+  show: Callable[[int, str], None]  # (step, note): moves the progress bar.
+  stop: list[int]  # Signals that were caught.
+  timings: list[tuple[int, float]]  # (steps, seconds) of each compiled call.
+
+
+class Outcome(NamedTuple):
+  """What a run has come to."""
+
+  params: Any  # With exact zeros.
+  mask: Any
+  stats: Any
+  steps_per_second: float | None  # Without the call that compiles.
+  resumed_at_step: int
+
+
+def run_segments(
+  setup: Setup,
+  segments: list[Segment],
+  params: Any,
+  stats: Any,
+  directory: RunDirectory | None,
+) -> Outcome:
+  """Runs what is left to run.
+
+  Args:
+    setup: of the run.
+    segments: at least one.
+    params: that the first segment starts from; if the run resumes, only their
+      shapes are read.
+    stats: likewise.
+    directory: what to resume from and save to.
+
+  Raises:
+    Interrupted: on SIGINT or SIGTERM, after a save.
+  """
+  lengths = [segment.epochs * setup.steps_per_epoch for segment in segments]
+  starts = [sum(lengths[:i]) for i in range(len(segments) + 1)]
+
+  def segment_at(step):
+    """A state saved where two segments meet is that of the later one."""
+    return max(i for i in range(len(segments)) if starts[i] <= step)
+
+  def abstract(step):
+    segment = segments[segment_at(step)]
+    shapes = jax.eval_shape(
+      lambda *trees: _begin(setup, segment, step, *trees), params, stats
+    )
+    return jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+      shapes,
+      sharding.shardings(setup.mesh, shapes),
+    )
+
+  state = directory.restore(abstract, report.log) if directory else None
+  resumed_at = int(state.step) if state else 0
+  if state:
+    report.log(f'Resumed at step {resumed_at} of {starts[-1]}.')
+  if directory:
+    directory.forget_metrics_after(resumed_at)
+  with _signals() as stop, report.progress(starts[-1], resumed_at) as show:
+    session = Session(directory, show, stop, timings=[])
+    for i in range(segment_at(resumed_at), len(segments)):
+      if state is None:
+        state = _hand_over(setup, segments[i], starts[i], params, stats)
+        _save(session, state)
+      state = _train(setup, session, segments[i], state, starts[i + 1])
+      if i + 1 == len(segments):
+        _save(session, state)
+      params, mask = segments[i].method.finish(state.trainable, state.opt_state)
+      stats, state = state.stats, None
+  return Outcome(params, mask, stats, _rate(session.timings), resumed_at)
+
+
+def _begin(
+  setup: Setup, segment: Segment, step: int, params: Any, stats: Any
+) -> train.TrainState:
+  """Makes the state that a segment starts from; its mask is made here."""
+  trainable = segment.method.init(params)
+  return train.TrainState(
+    step=jnp.asarray(step, jnp.int32),
+    trainable=trainable,
+    opt_state=_transform(setup, segment).init(trainable),
+    stats=stats,
+    loss=jnp.zeros([], jnp.float32),
+    correct=jnp.zeros([], jnp.int32),
+  )
+
+
+def _transform(setup: Setup, segment: Segment) -> optax.GradientTransformation:
+  num_steps = segment.epochs * setup.steps_per_epoch
+  return segment.method.transform(train.optimizer(setup.config, num_steps))
+
+
+def _hand_over(
+  setup: Setup, segment: Segment, step: int, params: Any, stats: Any
+) -> train.TrainState:
+  """Begins a segment; if it prunes a trained network, BatchNorm is redone."""
+  # On one device, so that sums round the same however many there are.
+  params, stats = jax.device_put((params, stats), jax.local_devices()[0])
+  begun = time.monotonic()
+  state = jax.block_until_ready(_begin(setup, segment, step, params, stats))
+  seconds = time.monotonic() - begun
+  pruned = segment.method.effective(state.trainable, state.opt_state, None)
+  before, after = _num_nonzero(params), _num_nonzero(pruned)
+  report.log(
+    f'{segment.epochs} epochs with {after:,} of {before:,} weights, chosen in '
+    f'{seconds:.1f} s.'
+  )
+  trained = step > 0 or setup.config.init_from is not None
+  if trained and after < before:
+    reestimate = train.make_reestimate(setup.config, setup.model, setup.mesh)
+    network = sharding.replicate(setup.mesh, (pruned, stats))
+    state = state.replace(stats=reestimate(*network, setup.train_data))
+  return jax.device_put(state, sharding.shardings(setup.mesh, state))
+
+
+def _train(
+  setup: Setup,
+  session: Session,
+  segment: Segment,
+  state: train.TrainState,
+  end: int,
+) -> train.TrainState:
+  """Trains to the step `end`, reporting and saving on the way."""
+  step, saved_at = int(state.step), time.monotonic()
+  if step == end:
+    return state
+  loop = train.make_loop(
+    train.make_train_step(
+      setup.config,
+      setup.model,
+      setup.mesh,
+      segment.method,
+      _transform(setup, segment),
+    ),
+    sharding.shardings(setup.mesh, state),
+  )
+  while step < end:
+    todo = setup.steps_per_epoch - step % setup.steps_per_epoch
+    if jax.default_backend() == 'cpu':
+      todo = min(todo, _CPU_STEPS)
+    begun = time.monotonic()
+    state = jax.block_until_ready(loop(state, setup.train_data, todo))
+    session.timings.append((todo, time.monotonic() - begun))
+    step += todo
+    in_epoch = (step - 1) % setup.steps_per_epoch + 1
+    session.show(step, f'loss {float(state.loss) / in_epoch:.3f}')
+    if in_epoch == setup.steps_per_epoch:
+      _report_epoch(setup, session, segment, state)
+    due = time.monotonic() - saved_at > _SAVE_EVERY_S or session.stop
+    if due and step < end:  # What is due at the end, the caller saves.
+      _save(session, state)
+      saved_at = time.monotonic()
+    if session.stop:
+      if session.directory:
+        session.directory.close()
+      raise Interrupted(
+        f'Stopped at step {step}. '
+        + (
+          'The same command goes on from there.'
+          if session.directory
+          else 'Nothing was saved, as there is no --workdir.'
+        )
+      )
+  return state
+
+
+def _report_epoch(
+  setup: Setup, session: Session, segment: Segment, state: train.TrainState
+) -> None:
+  """Evaluates, and writes the epoch's line."""
+  params = segment.method.effective(state.trainable, state.opt_state, None)
+  num_images = setup.steps_per_epoch * setup.config.batch_size
+  seconds, steps = 0.0, 0
+  for n, s in reversed(session.timings):
+    if steps < setup.steps_per_epoch:
+      seconds, steps = seconds + s, steps + n
+  line = {
+    'step': int(state.step),
+    'epoch': int(state.step) // setup.steps_per_epoch,
+    'train_loss': float(state.loss) / setup.steps_per_epoch,
+    'train_accuracy': int(state.correct) / num_images,
+    'test_accuracy': setup.evaluate(params, state.stats, setup.test_data),
+    'seconds': seconds,
+  }
+  if session.directory:
+    session.directory.log_metrics(line)
+  report.log(
+    f'epoch {line["epoch"]}: loss {line["train_loss"]:.4f}, train '
+    f'{line["train_accuracy"]:.2%}, test {line["test_accuracy"]:.2%}, '
+    f'{seconds:.1f} s'
+  )
+
+
+def _save(session: Session, state: train.TrainState) -> None:
+  if session.directory:
+    # A copy: the next step is given the state's own memory, and on a CPU the
+    # save would read it while it changes.
+    state = jax.tree.map(jnp.copy, state)
+    session.directory.save(int(state.step), state)
+
+
+def _rate(timings: list[tuple[int, float]]) -> float | None:
+  """Steps a second, without the first call if there are more."""
+  timings = timings[1:] or timings
+  seconds = sum(s for _, s in timings)
+  return sum(n for n, _ in timings) / seconds if seconds else None
+
+
+def _num_nonzero(params: Any) -> int:
+  leaves = jax.tree.leaves(selection.select(params))
+  return sum(int(jnp.count_nonzero(x)) for x in leaves)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+  """Collects SIGINT and SIGTERM instead of dying of them; twice kills."""
+  caught = []
+
+  def catch(number, frame):
+    del frame
+    if caught:
+      raise KeyboardInterrupt
+    caught.append(number)
+    report.log('Stopping after this step; once more stops at once.')
+
+  try:
+    before = {
+      s: signal.signal(s, catch) for s in (signal.SIGINT, signal.SIGTERM)
+    }
+  except ValueError:  # Not the main thread, where signals are not ours.
+    yield caught
+    return
+  try:
+    yield caught
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)

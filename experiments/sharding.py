@@ -1,0 +1,93 @@
+"""What is split over which devices."""
+
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ong_jax.selection import is_kernel
+
+
+def make_mesh(model_parallel: int, batch_size: int) -> Mesh:
+  """Arranges all devices: batches split over 'data', kernels over 'model'.
+
+  Args:
+    model_parallel: devices along 'model'.
+    batch_size: images in a step.
+
+  Raises:
+    ValueError: the devices or the batch cannot be divided so.
+
+  Example:
+    >>> make_mesh(model_parallel=1, batch_size=128).axis_names
+    ('data', 'model')
+  """
+  num_devices = jax.device_count()
+  if num_devices % model_parallel:
+    raise ValueError(
+      f'`model_parallel`={model_parallel} must divide the number of devices, '
+      f'{num_devices}.'
+    )
+  num_data = num_devices // model_parallel
+  if batch_size % num_data:
+    raise ValueError(
+      f'`batch_size`={batch_size} must be a multiple of {num_data}, the '
+      'devices that share a batch.'
+    )
+  return jax.make_mesh(
+    (num_data, model_parallel),
+    ('data', 'model'),
+    # Explicit axes, the default, would want every operation annotated.
+    axis_types=(AxisType.Auto, AxisType.Auto),
+  )
+
+
+def shardings(mesh: Mesh, tree: Any) -> Any:
+  """Splits kernels over 'model' by their last axis; the rest is replicated.
+
+  The rule reads the end of a path and the shape, and nothing else. Masks and
+  moments have both from their params, so they are split just like them.
+
+  Args:
+    mesh: of `make_mesh`.
+    tree: arrays, or anything with shapes: params, a whole train state.
+
+  Returns:
+    Tree of shardings.
+
+  Example:
+    >>> mesh = make_mesh(model_parallel=1, batch_size=128)
+    >>> shardings(mesh, {'kernel': jnp.ones((2, 4))})['kernel'].spec
+    PartitionSpec(None, 'model')
+  """
+  width = mesh.shape['model']
+
+  def shard(path, leaf):
+    if is_kernel(path, leaf) and leaf.shape[-1] % width == 0:
+      return NamedSharding(mesh, P(*[None] * (leaf.ndim - 1), 'model'))
+    return NamedSharding(mesh, P())
+
+  return jax.tree_util.tree_map_with_path(shard, tree)
+
+
+def replicate(mesh: Mesh, tree: Any) -> Any:
+  """Puts a whole copy on every device.
+
+  Example:
+    >>> mesh = make_mesh(model_parallel=1, batch_size=128)
+    >>> replicate(mesh, jnp.ones(2)).sharding.spec
+    PartitionSpec()
+  """
+  return jax.device_put(tree, NamedSharding(mesh, P()))
+
+
+def split_batch(mesh: Mesh, batch: Any) -> Any:
+  """Splits the first axis over 'data', inside a jitted function.
+
+  Example:
+    >>> mesh = make_mesh(model_parallel=1, batch_size=128)
+    >>> split_batch(mesh, jnp.ones((2, 1))).shape
+    (2, 1)
+  """
+  return jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, P('data')))
