@@ -84,6 +84,9 @@ _WORKDIR = flags.DEFINE_string(
   'Directory for checkpoints and results. A run that was stopped there goes '
   'on. Nothing is stored without it.',
 )
+_SAVE_EVERY_S = flags.DEFINE_float(
+  'save_every_s', 60, 'Seconds between two checkpoints, at least.'
+)
 
 
 def main(argv: list[str]) -> None:
@@ -115,12 +118,19 @@ def main(argv: list[str]) -> None:
     model_parallel=_MODEL_PARALLEL.value,
   )
   try:
-    run.run(config, data_dir=_DATA_DIR.value, workdir=_WORKDIR.value)
+    run.run(
+      config,
+      data_dir=_DATA_DIR.value,
+      workdir=_WORKDIR.value,
+      save_every_s=_SAVE_EVERY_S.value,
+    )
   except segments.Interrupted as stopped:
     report.log(str(stopped))
     sys.exit(130)
-  except (ValueError, TypeError, FileNotFoundError) as error:
-    sys.exit(f'{type(error).__name__}: {error}')
+  except (ValueError, FileNotFoundError) as error:
+    if logging.level_info():  # `--verbosity=0` shows where it came from.
+      raise
+    sys.exit(f'Error: {error}')
 
 
 if __name__ == '__main__':

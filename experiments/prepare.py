@@ -9,6 +9,7 @@ written is the directory that TFDS would have made.
 
 import contextlib
 import io
+import pathlib
 import sys
 import tarfile
 from collections.abc import Iterator
@@ -17,17 +18,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-_PIXELS = (
-  3 * 32 * 32
-)  # Per record, after its labels; one colour, then the next.
+_PIXELS = 3 * 32 * 32  # Bytes per record after its labels, plane by plane.
 
 
 def ensure(name: str, data_dir: str) -> None:
   """Downloads and prepares a data set unless `data_dir` has it.
 
   TFDS builds in a temporary directory and renames it at the end, so that a
-  run that dies half-way leaves nothing that looks prepared. An archive that
-  lies in `data_dir`/downloads/manual is used instead of a download.
+  run that dies half-way leaves nothing that looks prepared. The archive stays
+  in `data_dir`/downloads; one that was put into `data_dir`/downloads/manual by
+  hand is used instead of a download.
 
   Args:
     name: 'cifar10' or 'cifar100'.
@@ -39,7 +39,7 @@ def ensure(name: str, data_dir: str) -> None:
   import tensorflow_datasets as tfds
 
   builder = make_builder(name, data_dir)
-  url, path = builder._cifar_info.url, builder.data_path
+  path = builder.data_path
   way_out = (
     'Name another directory with `--data_dir` or TFDS_DATA_DIR, or take '
     '`--dataset=cifar10_mini`, which needs no download.'
@@ -51,18 +51,8 @@ def ensure(name: str, data_dir: str) -> None:
       f"'{path}' is there, but it is not a complete data set. Remove it to "
       f'have it made again. {way_out}'
     )
-  size = builder.url_infos[url].size
-  print(
-    f'Downloading {name} ({size / 1e6:.0f} MB) from {url} to {data_dir}.',
-    flush=True,
-  )
-  tfds.display_progress_bar(sys.stderr.isatty())
   try:
-    with contextlib.redirect_stdout(io.StringIO()):  # It is said above.
-      builder.download_and_prepare(
-        file_format='array_record',
-        download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-      )
+    _prepare(builder, data_dir)
   except (
     OSError,
     tfds.download.DownloadError,
@@ -71,9 +61,37 @@ def ensure(name: str, data_dir: str) -> None:
     if path.exists():  # Another process has made it in the meantime.
       return
     raise FileNotFoundError(
-      f"Data set {name!r} is not in '{path}' and could not be made from {url}. "
-      f'{way_out} The cause: {type(error).__name__}: {error}'
+      f"Data set {name!r} is not in '{path}' and could not be made from "
+      f'{builder._cifar_info.url}. {way_out} The cause: '
+      f'{type(error).__name__}: {error}'
     ) from error
+
+
+def _prepare(builder: Any, data_dir: str) -> None:
+  """Has TFDS make the data set, and says so in one line."""
+  import requests
+  import tensorflow_datasets as tfds
+
+  url = builder._cifar_info.url
+  size = f'{builder.url_infos[url].size / 1e6:.0f} MB'
+  downloads = pathlib.Path(data_dir, 'downloads')
+  stem = url.rsplit('/', 1)[-1].removesuffix('.tar.gz')
+  if any(downloads.glob(f'*/*{stem}*.tar.gz')):
+    print(f'Preparing {builder.name} from {downloads}.', flush=True)
+  else:
+    print(
+      f'Downloading {builder.name} ({size}) from {url} to {data_dir}.',
+      flush=True,
+    )
+    # TFDS tries eleven times, for three minutes in all, before it says a word.
+    requests.head(url, timeout=20)
+  tfds.display_progress_bar(sys.stderr.isatty())
+  with contextlib.redirect_stdout(io.StringIO()):  # It is said above.
+    builder.download_and_prepare(
+      download_dir=downloads,
+      file_format='array_record',
+      download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+    )
 
 
 def make_builder(name: str, data_dir: str) -> Any:
@@ -83,39 +101,25 @@ def make_builder(name: str, data_dir: str) -> Any:
   base = tfds.builder_cls(name)
 
   class Builder(base, skip_registration=True):
-    __doc__ = base.__doc__
     __module__ = base.__module__  # `dataset_info.json` names it, and TFDS
     name = base.name  # finds its checksums by it.
 
     def _split_generators(self, dl_manager):
       cifar = self._cifar_info
-      _check_reachable(cifar.url, dl_manager.download_dir)
       files = _read_archive(dl_manager.download(cifar.url), cifar.prefix)
       for key, file in zip(cifar.label_keys, cifar.label_files):
         self.info.features[key].names = files[file].decode().split()
+      parts = {'train': cifar.train_files, 'test': cifar.test_files}
       return {
         split: _examples(
-          split, b''.join(files[name] for name in names), cifar.label_keys
+          split,
+          b''.join(files[part] for part in parts[split]),
+          cifar.label_keys,
         )
-        for split, names in [
-          ('train', cifar.train_files),
-          ('test', cifar.test_files),
-        ]
+        for split in parts
       }
 
   return Builder(data_dir=data_dir)
-
-
-def _check_reachable(url: str, download_dir: Any) -> None:
-  """Raises at once where there is no network.
-
-  TFDS tries eleven times, for some three minutes in all and without a word.
-  """
-  import requests
-
-  stem = url.rsplit('/', 1)[-1].removesuffix('.tar.gz')
-  if not any(download_dir.glob(f'*/*{stem}*.tar.gz')):  # Had from before.
-    requests.head(url, timeout=20)
 
 
 def _read_archive(path: Any, prefix: str) -> dict[str, bytes]:

@@ -68,9 +68,10 @@ def estimate(config: Config, macs: int, num_images: int) -> str | None:
     num_images: in an epoch.
 
   Returns:
-    A line, or None on an accelerator.
+    A line; None on an accelerator, or where nothing is trained.
   """
-  if jax.default_backend() != 'cpu':
+  epochs = config.epochs + config.dense_epochs
+  if jax.default_backend() != 'cpu' or not epochs:
     return None
   size = 1024
   a = np.ones((size, size), np.float32)
@@ -80,7 +81,6 @@ def estimate(config: Config, macs: int, num_images: int) -> str | None:
     a @ a
     times.append(time.perf_counter() - start)
   rate = 0.5 * 2 * size**3 / min(times)
-  epochs = config.epochs + config.dense_epochs
   seconds = 6 * macs * num_images * epochs / rate + 30
   line = (
     f'No accelerator: {epochs} epochs of {config.model} on {num_images:,} '
@@ -105,15 +105,17 @@ def describe(result: dict[str, Any], summary: Summary) -> str:
     result: of `run.run`.
     summary: of the final network.
   """
+  rate = result['steps_per_second']
   lines = [
     str(summary),
     '',
     f'{result["method"]} on {result["dataset"]}, {result["model"]}, seed '
     f'{result["seed"]}:',
-    f'  test accuracy     {result["test_accuracy"]:.2%} (last step)',
-    f'  sparsity          {result["sparsity"]:.4%} of the prunable weights, '
+    f'  test accuracy  {result["test_accuracy"]:.2%}, at the last step',
+    f'  sparsity       {result["sparsity"]:.4%} of the prunable weights, '
     f'{result["sparsity_all"]:.4%} of all parameters',
-    f'  time              {_duration(result["seconds"])}, '
-    f'{result["steps_per_second"]:.2f} steps/s on {result["device"]}',
+    f'  time           {_duration(result["seconds"])}'
+    + (f', {rate:.2f} steps/s' if rate else '')
+    + f', {result["device"]}',
   ]
   return '\n'.join(lines)

@@ -29,7 +29,11 @@ from ong_jax.selection import name_of
 
 
 def run(
-  config: Config, *, data_dir: str | None = None, workdir: str | None = None
+  config: Config,
+  *,
+  data_dir: str | None = None,
+  workdir: str | None = None,
+  save_every_s: float = 60,
 ) -> dict[str, Any]:
   """Prunes and trains, and says how good the network is.
 
@@ -39,6 +43,8 @@ def run(
     workdir: directory for checkpoints and results. A run that was stopped
       there goes on; one that is finished is not run again. Nothing is stored
       without it.
+    save_every_s: seconds between two checkpoints, at least; what a crash costs
+      at most, beside the step in flight.
 
   Returns:
     The contents of `result.json`.
@@ -84,7 +90,12 @@ def run(
   if line:
     report.log(line)
   outcome = run_segments(
-    setup, METHODS[config.method].segments(config), params, stats, directory
+    setup,
+    METHODS[config.method].segments(config),
+    params,
+    stats,
+    directory,
+    save_every_s,
   )
   accuracy = setup.evaluate(outcome.params, outcome.stats, setup.test_data)
   result = dataclasses.asdict(config) | {

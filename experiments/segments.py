@@ -18,7 +18,6 @@ from experiments.config import Config
 from experiments.methods import Segment
 from ong_jax import selection
 
-_SAVE_EVERY_S = 60
 _CPU_STEPS = 4  # Between two looks at the clock; elsewhere it is an epoch.
 
 
@@ -42,6 +41,7 @@ class Session(NamedTuple):
   """What this process does beside computing."""
 
   directory: RunDirectory | None
+  save_every_s: float
   show: Callable[[int, str], None]  # (step, note): moves the progress bar.
   stop: list[int]  # Signals that were caught.
   timings: list[tuple[int, float]]  # (steps, seconds) of each compiled call.
@@ -63,6 +63,7 @@ def run_segments(
   params: Any,
   stats: Any,
   directory: RunDirectory | None,
+  save_every_s: float,
 ) -> Outcome:
   """Runs what is left to run.
 
@@ -73,6 +74,7 @@ def run_segments(
       shapes are read.
     stats: likewise.
     directory: what to resume from and save to.
+    save_every_s: seconds between two saves within a segment, at least.
 
   Raises:
     Interrupted: on SIGINT or SIGTERM, after a save.
@@ -102,7 +104,7 @@ def run_segments(
   if directory:
     directory.forget_metrics_after(resumed_at)
   with _signals() as stop, report.progress(starts[-1], resumed_at) as show:
-    session = Session(directory, show, stop, timings=[])
+    session = Session(directory, save_every_s, show, stop, timings=[])
     for i in range(segment_at(resumed_at), len(segments)):
       if state is None:
         state = _hand_over(setup, segments[i], starts[i], params, stats)
@@ -191,7 +193,7 @@ def _train(
     session.show(step, f'loss {float(state.loss) / in_epoch:.3f}')
     if in_epoch == setup.steps_per_epoch:
       _report_epoch(setup, session, segment, state)
-    due = time.monotonic() - saved_at > _SAVE_EVERY_S or session.stop
+    due = time.monotonic() - saved_at >= session.save_every_s or session.stop
     if due and step < end:  # What is due at the end, the caller saves.
       _save(session, state)
       saved_at = time.monotonic()

@@ -1,5 +1,6 @@
 """What is split over which devices."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,12 +10,17 @@ from jax.sharding import PartitionSpec as P
 from ong_jax.selection import is_kernel
 
 
-def make_mesh(model_parallel: int, batch_size: int) -> Mesh:
-  """Arranges all devices: batches split over 'data', kernels over 'model'.
+def make_mesh(
+  model_parallel: int,
+  batch_size: int,
+  devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+  """Arranges devices: batches are split over 'data', kernels over 'model'.
 
   Args:
     model_parallel: devices along 'model'.
     batch_size: images in a step.
+    devices: all of them, if not given.
 
   Raises:
     ValueError: the devices or the batch cannot be divided so.
@@ -23,7 +29,7 @@ def make_mesh(model_parallel: int, batch_size: int) -> Mesh:
     >>> make_mesh(model_parallel=1, batch_size=128).axis_names
     ('data', 'model')
   """
-  num_devices = jax.device_count()
+  num_devices = len(devices or jax.devices())
   if num_devices % model_parallel:
     raise ValueError(
       f'`model_parallel`={model_parallel} must divide the number of devices, '
@@ -40,6 +46,7 @@ def make_mesh(model_parallel: int, batch_size: int) -> Mesh:
     ('data', 'model'),
     # Explicit axes, the default, would want every operation annotated.
     axis_types=(AxisType.Auto, AxisType.Auto),
+    devices=devices,
   )
 
 
