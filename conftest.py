@@ -1,11 +1,24 @@
-"""Names that the examples in docstrings may use without importing them."""
+"""Before JAX is imported: eight CPU devices, and a cache of programs."""
 
-import jax
-import jax.numpy as jnp
-import optax
-import pytest
+import os
+import pathlib
+
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
+_CACHE = pathlib.Path(__file__).with_name('.pytest_cache') / 'jax'
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_CACHE))
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import optax  # noqa: E402
+import pytest  # noqa: E402
+from absl import flags  # noqa: E402
+
+flags.FLAGS.mark_as_parsed()  # absl's temporary directories ask for that.
 
 
 @pytest.fixture(autouse=True)
 def _names(doctest_namespace):
+  """Names that the examples in docstrings use without importing them."""
   doctest_namespace.update(jax=jax, jnp=jnp, optax=optax)

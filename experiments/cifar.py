@@ -10,7 +10,7 @@ import sys
 
 from absl import app, flags, logging
 
-from experiments import report, run, segments
+from experiments import report, run, signals
 from experiments.config import Config
 from experiments.methods import METHODS
 
@@ -124,7 +124,7 @@ def main(argv: list[str]) -> None:
       workdir=_WORKDIR.value,
       save_every_s=_SAVE_EVERY_S.value,
     )
-  except segments.Interrupted as stopped:
+  except signals.Interrupted as stopped:
     report.log(str(stopped))
     sys.exit(130)
   except (ValueError, FileNotFoundError) as error:

@@ -16,11 +16,12 @@ import ong_jax
 from experiments import (
   checkpoints,
   data,
+  evaluation,
+  inputs,
   models,
   pretrained,
   report,
   sharding,
-  train,
 )
 from experiments.config import Config, check
 from experiments.methods import METHODS
@@ -53,7 +54,7 @@ def run(
     ValueError: a value of the config makes no sense, or `workdir` belongs to
       another config.
     FileNotFoundError: the data set is not there and cannot be downloaded.
-    segments.Interrupted: on SIGINT or SIGTERM, after a save.
+    signals.Interrupted: on SIGINT or SIGTERM, after a save.
   """
   started = time.monotonic()
   check(config, METHODS, models.MODELS)
@@ -75,15 +76,15 @@ def run(
   if directory and (result := directory.result()):
     report.log(f"The run in '{workdir}' is finished; its result is returned.")
     return result
-  train_data = train.Images(dataset.train_images, dataset.train_labels)
+  train_data = inputs.Images(dataset.train_images, dataset.train_labels)
   setup = Setup(
     config=config,
     model=model,
     mesh=mesh,
     train_data=sharding.replicate(mesh, train_data),
-    test_data=train.Images(dataset.test_images, dataset.test_labels),
+    test_data=inputs.Images(dataset.test_images, dataset.test_labels),
     steps_per_epoch=len(dataset.train_labels) // config.batch_size,
-    evaluate=train.make_evaluate(config, model, mesh),
+    evaluate=evaluation.make_evaluate(config, model, mesh),
   )
   macs = sum(models.macs(model).values())
   line = report.estimate(config, macs, len(dataset.train_labels))

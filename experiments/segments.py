@@ -1,9 +1,7 @@
 """The loop that every run is: segment after segment, with saves in between."""
 
-import contextlib
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -12,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from experiments import report, sharding, train
+from experiments import evaluation, inputs, report, sharding, signals, train
 from experiments.checkpoints import RunDirectory
 from experiments.config import Config
 from experiments.methods import Segment
@@ -21,20 +19,16 @@ from ong_jax import selection
 _CPU_STEPS = 4  # Between two looks at the clock; elsewhere it is an epoch.
 
 
-class Interrupted(Exception):
-  """The process was asked to stop, and has saved what it had."""
-
-
 class Setup(NamedTuple):
   """What all segments of a run share."""
 
   config: Config  # With the normalization filled in.
   model: nn.Module
   mesh: Mesh
-  train_data: train.Images  # On the device.
-  test_data: train.Images  # On the host.
+  train_data: inputs.Images  # On the device.
+  test_data: inputs.Images  # On the host.
   steps_per_epoch: int
-  evaluate: Callable[[Any, Any, train.Images], float]
+  evaluate: Callable[[Any, Any, inputs.Images], float]
 
 
 class Session(NamedTuple):
@@ -77,7 +71,7 @@ def run_segments(
     save_every_s: seconds between two saves within a segment, at least.
 
   Raises:
-    Interrupted: on SIGINT or SIGTERM, after a save.
+    signals.Interrupted: on SIGINT or SIGTERM, after a save.
   """
   lengths = [segment.epochs * setup.steps_per_epoch for segment in segments]
   starts = [sum(lengths[:i]) for i in range(len(segments) + 1)]
@@ -103,7 +97,10 @@ def run_segments(
     report.log(f'Resumed at step {resumed_at} of {starts[-1]}.')
   if directory:
     directory.forget_metrics_after(resumed_at)
-  with _signals() as stop, report.progress(starts[-1], resumed_at) as show:
+  with (
+    signals.caught() as stop,
+    report.progress(starts[-1], resumed_at) as show,
+  ):
     session = Session(directory, save_every_s, show, stop, timings=[])
     for i in range(segment_at(resumed_at), len(segments)):
       if state is None:
@@ -148,13 +145,13 @@ def _hand_over(
   seconds = time.monotonic() - begun
   pruned = segment.method.effective(state.trainable, state.opt_state, None)
   before, after = _num_nonzero(params), _num_nonzero(pruned)
-  report.log(
-    f'{segment.epochs} epochs with {after:,} of {before:,} weights, chosen in '
-    f'{seconds:.1f} s.'
-  )
+  if after < before:
+    report.log(f'Pruned {before:,} weights to {after:,} in {seconds:.1f} s.')
   trained = step > 0 or setup.config.init_from is not None
   if trained and after < before:
-    reestimate = train.make_reestimate(setup.config, setup.model, setup.mesh)
+    reestimate = evaluation.make_reestimate(
+      setup.config, setup.model, setup.mesh
+    )
     network = sharding.replicate(setup.mesh, (pruned, stats))
     state = state.replace(stats=reestimate(*network, setup.train_data))
   return jax.device_put(state, sharding.shardings(setup.mesh, state))
@@ -169,6 +166,7 @@ def _train(
 ) -> train.TrainState:
   """Trains to the step `end`, reporting and saving on the way."""
   step, saved_at = int(state.step), time.monotonic()
+  on_cpu = jax.default_backend() == 'cpu'
   if step == end:
     return state
   loop = train.make_loop(
@@ -180,10 +178,11 @@ def _train(
       _transform(setup, segment),
     ),
     sharding.shardings(setup.mesh, state),
+    fused=not on_cpu,
   )
   while step < end:
     todo = setup.steps_per_epoch - step % setup.steps_per_epoch
-    if jax.default_backend() == 'cpu':
+    if on_cpu:
       todo = min(todo, _CPU_STEPS)
     begun = time.monotonic()
     state = jax.block_until_ready(loop(state, setup.train_data, todo))
@@ -200,7 +199,7 @@ def _train(
     if session.stop:
       if session.directory:
         session.directory.close()
-      raise Interrupted(
+      raise signals.Interrupted(
         f'Stopped at step {step}. '
         + (
           'The same command goes on from there.'
@@ -256,29 +255,3 @@ def _rate(timings: list[tuple[int, float]]) -> float | None:
 def _num_nonzero(params: Any) -> int:
   leaves = jax.tree.leaves(selection.select(params))
   return sum(int(jnp.count_nonzero(x)) for x in leaves)
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-  """Collects SIGINT and SIGTERM instead of dying of them; twice kills."""
-  caught = []
-
-  def catch(number, frame):
-    del frame
-    if caught:
-      raise KeyboardInterrupt
-    caught.append(number)
-    report.log('Stopping after this step; once more stops at once.')
-
-  try:
-    before = {
-      s: signal.signal(s, catch) for s in (signal.SIGINT, signal.SIGTERM)
-    }
-  except ValueError:  # Not the main thread, where signals are not ours.
-    yield caught
-    return
-  try:
-    yield caught
-  finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)

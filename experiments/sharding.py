@@ -65,8 +65,8 @@ def shardings(mesh: Mesh, tree: Any) -> Any:
 
   Example:
     >>> mesh = make_mesh(model_parallel=1, batch_size=128)
-    >>> shardings(mesh, {'kernel': jnp.ones((2, 4))})['kernel'].spec
-    PartitionSpec(None, 'model')
+    >>> tuple(shardings(mesh, {'kernel': jnp.ones((2, 4))})['kernel'].spec)
+    (None, 'model')
   """
   width = mesh.shape['model']
 
@@ -83,8 +83,8 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
 
   Example:
     >>> mesh = make_mesh(model_parallel=1, batch_size=128)
-    >>> replicate(mesh, jnp.ones(2)).sharding.spec
-    PartitionSpec()
+    >>> replicate(mesh, jnp.ones(2)).sharding.is_fully_replicated
+    True
   """
   return jax.device_put(tree, NamedSharding(mesh, P()))
 

@@ -108,11 +108,10 @@ def random_start(
     ((4, 2), (2, 3), True)
   """
   m, n = v.shape
-  key_w, key_h = jax.random.split(key)
-  a = jnp.sqrt(v.mean() / rank)
-  w = a * jnp.abs(jax.random.normal(key_w, (m, rank), v.dtype))
-  h = a * jnp.abs(jax.random.normal(key_h, (rank, n), v.dtype))
-  return w, h
+  # In one flat draw, which compiles several times faster than two matrices.
+  draw = jnp.abs(jax.random.normal(key, ((m + n) * rank,), v.dtype))
+  draw = draw * jnp.sqrt(v.mean() / rank)
+  return draw[: m * rank].reshape(m, rank), draw[m * rank :].reshape(rank, n)
 
 
 def nndsvd(

@@ -3,7 +3,7 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from ong_jax import allocation, masks, ranking, scores, selection
 from ong_jax.saliency import Rank, Saliency, residual
@@ -56,8 +56,8 @@ def one_shot(
   def prune(params: Params) -> Mask:
     weights = selection.select(params, prunable)
     counts = allocate(weights, sparsity)
-    for path, leaf in _concrete(weights):
-      if not _all_finite(leaf):
+    for path, leaf in _on_host(weights):
+      if not np.isfinite(leaf).all():
         raise ValueError(
           f"Leaf '{selection.name_of(path)}' has weights that are not finite; "
           'pruning would hide it. Look at how they were trained or loaded.'
@@ -69,31 +69,29 @@ def one_shot(
   return prune
 
 
-def _concrete(tree: Any) -> list[tuple[jax.tree_util.KeyPath, jax.Array]]:
-  """The leaves whose values can be looked at: none of them under jit."""
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return [x for x in leaves if not isinstance(x[1], jax.core.Tracer)]
+def _on_host(
+  tree: Any,
+) -> list[tuple[jax.tree_util.KeyPath, np.ndarray]]:
+  """The leaves whose values can be looked at: none under jit.
 
-
-@jax.jit
-def _all_finite(x: jax.Array) -> jax.Array:
-  return jnp.isfinite(x).all()
-
-
-@jax.jit
-def _num_nan_and_infinite(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-  return jnp.isnan(x).sum(), jnp.isposinf(x).sum()
+  By NumPy: checks that must be compiled for every shape cost seconds.
+  """
+  return [
+    (path, np.asarray(leaf))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    if not isinstance(leaf, jax.core.Tracer)
+    and getattr(leaf, 'is_fully_addressable', True)
+  ]
 
 
 def _check_scores(ranked: Scores, counts: Counts) -> None:
   """Raises for NaN, and where more scores are infinite than are kept."""
   floors = {}
-  for path, leaf in _concrete(ranked):
-    num_nan, floors[selection.name_of(path)] = _num_nan_and_infinite(leaf)
-    if num_nan:
-      raise ValueError(
-        f"Leaf '{selection.name_of(path)}' has {num_nan} NaN scores."
-      )
+  for path, leaf in _on_host(ranked):
+    name = selection.name_of(path)
+    if num_nan := np.isnan(leaf).sum():
+      raise ValueError(f"Leaf '{name}' has {num_nan} NaN scores.")
+    floors[name] = np.isposinf(leaf).sum()
   if isinstance(counts, int):
     floors = {'all leaves': sum(floors.values())}
   for (name, floor), kept in zip(floors.items(), jax.tree.leaves(counts)):

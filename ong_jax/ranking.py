@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ong_jax.selection import name_of, stack_by_shape, unstack
+from ong_jax.selection import name_of, positions, unstack
 from ong_jax.types import Counts, Mask, Scores
 
 
@@ -67,21 +67,28 @@ def top_k(scores: Scores, counts: Counts) -> Mask:
       )
   if not leaves:
     return scores
-  return treedef.unflatten(
-    _top_k(leaves, jnp.stack([jnp.asarray(k, jnp.int32) for k in ks]))
-  )
+  kept = _top_k(leaves, jnp.stack([jnp.asarray(k, jnp.int32) for k in ks]))
+  return treedef.unflatten(unstack(positions(x.shape for x in leaves), kept))
 
 
 @jax.jit
 def _top_k(leaves: list[jax.Array], ks: jax.Array) -> list[jax.Array]:
-  """`top_k` on lists. `ks` has a count for each leaf, or one for all of them.
+  """`top_k` on lists, with leaves of one shape stacked in the result.
 
-  Leaves of one shape are stacked: a deep network has many leaves but few
-  shapes, and compile time goes with the shapes. What is known of each leaf is
-  a vector [leaves] in their own order; where all are pooled, of length one.
+  What is known of each leaf is a vector [leaves]; where all are pooled it is of
+  length one.
+
+  Args:
+    leaves: scores, at least one array.
+    ks: int32, a count for each leaf or one for all of them.
+
+  Returns:
+    bool [leaves of the shape, *shape] for each shape.
   """
   pooled = len(ks) < len(leaves)
-  ids, keys = stack_by_shape(_sortable(leaves))
+  ids = positions(x.shape for x in leaves)
+  keys = _sortable(leaves)
+  keys = [jnp.stack([keys[i] for i in group]) for group in ids]
   own_order = np.argsort(np.concatenate(ids))
   index = [_flat_index(key.shape[1:]) for key in keys]
 
@@ -128,10 +135,9 @@ def _top_k(leaves: list[jax.Array], ks: jax.Array) -> list[jax.Array]:
     hi=sizes + 1,
     total=ties,
   )
-  kept = apply(
+  return apply(
     lambda key, i, t, end: (key > t) | ((key == t) & (i < end)), threshold, end
   )
-  return unstack(ids, kept)
 
 
 def _search(

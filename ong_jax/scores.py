@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from ong_jax import nmf
 from ong_jax.saliency import Rank, Saliency, residual
-from ong_jax.selection import leaf_keys, stack_by_shape, unstack
+from ong_jax.selection import leaf_keys, positions, unstack
 from ong_jax.types import Score, Scores, Weights
 
 
@@ -73,21 +73,43 @@ def factorize(
     >>> factors['kernel'].w.shape, factors['kernel'].h.shape
     ((72, 7), (7, 16))
   """
+  return _by_group(key, weights, None, rank, options)
+
+
+def _by_group(key, weights, saliency, rank, options):
+  """Factorizes, and scores if there is a saliency; see `factorize`."""
   leaves, treedef = jax.tree.flatten(weights)
   keys = jax.tree.leaves(leaf_keys(key, weights))
-  matrices = [as_matrix(leaf) for leaf in leaves]
-  ranks = [_guarded(rank, v) for v in matrices]
-  factors = {}
-  for r in sorted(set(ranks)):
-    mine = [i for i, own in enumerate(ranks) if own == r]
-    ids, stacks = stack_by_shape([matrices[i] for i in mine])
-    solve = jax.vmap(partial(nmf.nmf, rank=r, **options))
-    runs = [
-      solve(jnp.stack([keys[mine[i]] for i in group]), stack)
-      for group, stack in zip(ids, stacks)
-    ]
-    factors.update(zip(mine, unstack(ids, runs)))
-  return treedef.unflatten(factors[i] for i in range(len(leaves)))
+  ranks = [_guarded(rank, as_matrix(leaf)) for leaf in leaves]
+  groups = positions((x.shape, r) for x, r in zip(leaves, ranks))
+  results = _solve(
+    [[keys[i] for i in group] for group in groups],
+    [[leaves[i] for i in group] for group in groups],
+    ranks=tuple(ranks[group[0]] for group in groups),
+    saliency=saliency,
+    options=tuple(sorted(options.items())),
+  )
+  return treedef.unflatten(unstack(groups, results))
+
+
+@partial(jax.jit, static_argnames=('ranks', 'saliency', 'options'))
+def _solve(keys, kernels, *, ranks, saliency, options):
+  """One program for all groups; in each, kernels of one shape and rank."""
+
+  def one(key, kernel, rank):
+    v = as_matrix(kernel)
+    factors = nmf.nmf(key, v, rank, **dict(options))
+    if saliency is None:
+      return factors
+    if min(v.shape) < 2:  # No structure to find.
+      return v.reshape(kernel.shape)
+    with jax.default_matmul_precision('highest'):
+      return saliency(v, factors.w, factors.h).reshape(kernel.shape)
+
+  return [
+    jax.vmap(partial(one, rank=rank))(jnp.stack(k), jnp.stack(x))
+    for k, x, rank in zip(keys, kernels, ranks)
+  ]
 
 
 def as_matrix(kernel: jax.Array) -> jax.Array:
@@ -102,6 +124,7 @@ def as_matrix(kernel: jax.Array) -> jax.Array:
 
 
 def _guarded(rank: Rank, v: jax.Array) -> int:
+  """Keeps the rank away from min(m, n)."""
   wanted = rank(v) if callable(rank) else rank
   if wanted < 1:
     raise ValueError(f'`rank` must be at least 1; got {wanted}.')
@@ -137,22 +160,12 @@ def ong(
 
   Example:
     >>> score = ong(jax.random.key(0), rank=1)
-    >>> scores = score({'kernel': jnp.ones((4, 4)).at[1, 2].set(9.0)})
-    >>> jnp.unravel_index(scores['kernel'].argmax(), (4, 4))
+    >>> scores = score({'kernel': jnp.ones((16, 16)).at[1, 2].set(2.0)})
+    >>> jnp.unravel_index(scores['kernel'].argmax(), (16, 16))
     (Array(1, dtype=int32), Array(2, dtype=int32))
   """
 
-  def leaf(kernel, factors):
-    v = as_matrix(kernel)
-    if min(v.shape) < 2:
-      return v.reshape(kernel.shape)
-    with jax.default_matmul_precision('highest'):
-      return saliency(v, factors.w, factors.h).reshape(kernel.shape)
-
-  def score(weights):
-    return jax.tree.map(leaf, weights, factorize(key, weights, rank, **options))
-
-  return score
+  return lambda weights: _by_group(key, weights, saliency, rank, options)
 
 
 def normalized(score: Score) -> Score:

@@ -1,6 +1,7 @@
 """Which leaves of a tree are prunable, what they are called, and their keys."""
 
 import zlib
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 import jax
@@ -122,42 +123,39 @@ def leaf_keys(key: jax.Array, tree: Weights) -> Weights:
   return jax.tree_util.tree_map_with_path(fold, tree)
 
 
-def stack_by_shape(
-  leaves: list[jax.Array],
-) -> tuple[list[np.ndarray], list[jax.Array]]:
-  """Stacks arrays of equal shape, so that one program serves them all.
+def positions(labels: Iterable[Hashable]) -> list[np.ndarray]:
+  """Says where each label stands, in the order of first appearance.
 
-  A deep network has many kernels but few shapes, and compile time goes with
-  the shapes.
-
-  Args:
-    leaves: arrays, at least one.
-
-  Returns:
-    For each shape the positions of its arrays in the list, and their stack
-    [number of them, *shape].
+  A deep network has many kernels but few shapes, and time to compile goes with
+  the programs. So what is of one shape is stacked, and one program serves all.
 
   Example:
-    >>> ids, stacks = stack_by_shape([jnp.ones(2), jnp.ones(3), jnp.zeros(2)])
-    >>> [i.tolist() for i in ids], [stack.shape for stack in stacks]
-    ([[0, 2], [1]], [(2, 2), (1, 3)])
+    >>> [where.tolist() for where in positions(['a', 'b', 'a'])]
+    [[0, 2], [1]]
   """
   groups = {}
-  for i, leaf in enumerate(leaves):
-    groups.setdefault(leaf.shape, []).append(i)
-  ids = [np.array(group) for group in groups.values()]
-  return ids, [jnp.stack([leaves[i] for i in group]) for group in ids]
+  for i, label in enumerate(labels):
+    groups.setdefault(label, []).append(i)
+  return [np.array(group) for group in groups.values()]
 
 
-def unstack(ids: list[np.ndarray], stacks: list[Any]) -> list[Any]:
-  """Undoes `stack_by_shape`, for stacks of arrays or of trees of arrays.
+def unstack(groups: list[np.ndarray], stacks: list[Any]) -> list[Any]:
+  """Takes stacks apart, into the order that `positions` was told.
+
+  Args:
+    groups: of `positions`.
+    stacks: for each group an array with a first axis of its length, or a tree
+      of such arrays.
+
+  Returns:
+    List of arrays or trees.
 
   Example:
     >>> unstack([(0, 2), (1,)], [jnp.array([7, 8]), jnp.array([9])])
     [Array(7, dtype=int32), Array(9, dtype=int32), Array(8, dtype=int32)]
   """
   leaves = {}
-  for group, stack in zip(ids, stacks):
+  for group, stack in zip(groups, stacks):
     for row, i in enumerate(group):
       leaves[i] = jax.tree.map(lambda x, row=row: x[row], stack)
   return [leaves[i] for i in range(len(leaves))]

@@ -1,0 +1,121 @@
+import json
+import pathlib
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl.testing import absltest
+
+import ong_jax
+from experiments import checkpoints
+from experiments.config import Config
+
+
+def _state():
+  params = {
+    'fc': {'kernel': jnp.arange(6.0).reshape(2, 3), 'bias': jnp.ones(3)}
+  }
+  tx = ong_jax.masked_transform(
+    optax.adam(0.1), ong_jax.magnitude(sparsity=0.5)
+  )
+  return {'params': params, 'opt_state': tx.init(params)}
+
+
+class RunDirectoryTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.path = pathlib.Path(self.create_tempdir().full_path) / 'run'
+    self.lines = []
+
+  def open(self, **fields):
+    directory = checkpoints.RunDirectory(str(self.path), Config(**fields))
+    self.addCleanup(directory.close)
+    return directory
+
+  def restore(self, directory):
+    abstract = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+      _state(),
+    )
+    return directory.restore(lambda step: abstract, self.lines.append)
+
+  def test_restores_masks_and_moments_to_the_bit(self):
+    directory = self.open()
+    directory.save(3, _state())
+    directory.close()
+    found = self.restore(self.open())
+    chex.assert_trees_all_equal(found, _state())
+    self.assertIsNone(found['opt_state'].mask['fc']['bias'])
+    self.assertEmpty(self.lines)
+
+  def test_an_empty_directory_has_nothing_to_restore(self):
+    self.assertIsNone(self.restore(self.open()))
+
+  def test_keeps_the_newest_two(self):
+    directory = self.open()
+    for step in (1, 2, 3):
+      directory.save(step, _state())
+    directory.close()
+    names = sorted(p.name for p in (self.path / 'checkpoints').iterdir())
+    self.assertEqual(names, ['2', '3'])
+
+  def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(self):
+    directory = self.open()
+    first = _state()
+    directory.save(1, first)
+    directory.save(2, jax.tree.map(jnp.zeros_like, first))
+    directory.close()
+    for file in (self.path / 'checkpoints' / '2').rglob('*'):
+      if file.is_file():
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    found = self.restore(self.open())
+    chex.assert_trees_all_equal(found, first)
+    self.assertLen(self.lines, 1)
+    self.assertRegex(self.lines[0], 'Checkpoint 2 cannot be read')
+    self.assertTrue((self.path / 'damaged-2').exists())
+
+  def test_refuses_the_directory_of_another_config(self):
+    self.open(seed=0, sparsity=0.9)
+    with self.assertRaisesRegex(
+      ValueError,
+      r'another config: seed \(0 there, 1 here\), sparsity \(0.9 there, 0.5',
+    ):
+      self.open(seed=1, sparsity=0.5)
+
+  def test_takes_up_the_directory_of_the_same_config(self):
+    self.open(image_mean=(0.1, 0.2, 0.3))
+    self.open(image_mean=(0.1, 0.2, 0.3))
+
+  def test_forgets_what_a_resumed_run_writes_again(self):
+    directory = self.open()
+    for step in (10, 20, 30):
+      directory.log_metrics({'step': step})
+    with (self.path / 'metrics.jsonl').open('a') as file:
+      file.write('{"step": 4')  # Killed while it wrote.
+    directory.forget_metrics_after(20)
+    lines = (self.path / 'metrics.jsonl').read_text().splitlines()
+    self.assertEqual([json.loads(line)['step'] for line in lines], [10, 20])
+
+  def test_a_finished_run_gives_back_its_network_and_result(self):
+    directory = self.open(model='resnet8')
+    self.assertIsNone(directory.result())
+    params = _state()['params']
+    directory.finish(params, {'bn1': {'mean': jnp.ones(2)}}, {'kept': 3})
+    self.assertEqual(directory.result(), {'kept': 3})
+    found, stats, config = checkpoints.load_final(str(self.path))
+    chex.assert_trees_all_equal(found, jax.device_get(params))
+    np.testing.assert_array_equal(stats['bn1']['mean'], np.ones(2))
+    self.assertEqual(config['model'], 'resnet8')
+
+  def test_an_unfinished_run_has_no_network(self):
+    self.open()
+    with self.assertRaisesRegex(
+      ValueError, '`init_from`: .*run.* is neither an .npz file nor'
+    ):
+      checkpoints.load_final(str(self.path))
+
+
+if __name__ == '__main__':
+  absltest.main()

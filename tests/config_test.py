@@ -1,0 +1,39 @@
+import dataclasses
+
+from absl.testing import absltest, parameterized
+
+from experiments import config
+
+
+class CheckTest(parameterized.TestCase):
+  def check(self, **fields):
+    config.check(config.Config(**fields), ['ong', 'magnitude'], ['resnet56'])
+
+  def test_accepts_the_defaults(self):
+    self.check()
+
+  @parameterized.named_parameters(
+    ('method', 'method', 'magnitud', "Did you mean 'magnitude'"),
+    ('model', 'model', 'resnet57', "Did you mean 'resnet56'"),
+    ('schedule', 'schedule', 'step', 'one of linear, cosine'),
+    ('dtype', 'dtype', 'float16', 'one of float32, bfloat16'),
+    ('sparsity', 'sparsity', 1.0, r'\[0, 1\); got 1.0'),
+    ('negative_sparsity', 'sparsity', -0.1, r'\[0, 1\); got -0.1'),
+    ('nan_sparsity', 'sparsity', float('nan'), r'\[0, 1\); got nan'),
+    ('epochs', 'epochs', -1, r'\[0, inf\); got -1'),
+    ('batch_size', 'batch_size', 0, r'\[1, inf\); got 0'),
+    ('rate', 'learning_rate', float('inf'), r'\[0, inf\); got inf'),
+    ('seed', 'seed', -1, 'got -1'),
+    ('model_parallel', 'model_parallel', 0, 'got 0'),
+  )
+  def test_names_the_field(self, field, value, words):
+    with self.assertRaisesRegex(ValueError, f'`{field}` must .*{words}'):
+      self.check(**{field: value})
+
+  def test_cannot_be_changed(self):
+    with self.assertRaises(dataclasses.FrozenInstanceError):
+      config.Config().seed = 1
+
+
+if __name__ == '__main__':
+  absltest.main()

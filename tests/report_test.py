@@ -1,0 +1,47 @@
+import jax.numpy as jnp
+from absl.testing import absltest
+
+import ong_jax
+from experiments import report
+from experiments.config import Config
+
+
+class ReportTest(absltest.TestCase):
+  def test_estimates_a_long_run_and_names_a_short_one(self):
+    line = report.estimate(Config(epochs=200), 125_485_696, 50_000)
+    self.assertRegex(
+      line, r'200 epochs of resnet56 on 50,000 images .* \d+ (hours|days) here'
+    )
+    self.assertIn('--dataset=cifar10_mini', line)
+
+  def test_a_short_run_needs_no_advice(self):
+    line = report.estimate(Config(model='resnet8', epochs=1), 12_000_000, 500)
+    self.assertRegex(line, r'about \d+ seconds here\.$')
+
+  def test_nothing_to_estimate_where_nothing_is_trained(self):
+    self.assertIsNone(report.estimate(Config(epochs=0), 10**8, 50_000))
+
+  def test_describes_the_result(self):
+    summary = ong_jax.summarize({'fc': {'kernel': jnp.array([[True, False]])}})
+    result = {
+      'method': 'ong',
+      'dataset': 'cifar10',
+      'model': 'resnet8',
+      'seed': 3,
+      'test_accuracy': 0.51239,
+      'sparsity': 0.5,
+      'sparsity_all': 0.25,
+      'seconds': 130.0,
+      'steps_per_second': 2.5,
+      'device': '1 x cpu',
+    }
+    text = report.describe(result, summary)
+    self.assertIn('ong on cifar10, resnet8, seed 3', text)
+    self.assertIn('test accuracy  51.24%, at the last step', text)
+    self.assertIn('50.0000% of the prunable weights, 25.0000% of all', text)
+    self.assertIn('2 minutes, 2.50 steps/s, 1 x cpu', text)
+    self.assertIn('fc/kernel', text)
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,188 @@
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import chex
+import jax
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from experiments import checkpoints, run
+from experiments.config import Config
+
+_TINY = Config(
+  method='magnitude',
+  sparsity=0.9,
+  model='resnet8',
+  dataset='synthetic',
+  epochs=1,
+  batch_size=128,
+)
+_ROOT = pathlib.Path(__file__).parents[1]
+
+
+class RunTest(parameterized.TestCase):
+  """Runs of one epoch of four steps, on eight devices."""
+
+  def tiny(self, **fields):
+    return Config(**{**vars(_TINY), **fields})
+
+  def test_result_says_what_was_run_and_what_came_out(self):
+    workdir = self.create_tempdir().full_path
+    result = run.run(self.tiny(), workdir=workdir)
+    stored = json.loads(pathlib.Path(workdir, 'result.json').read_text())
+    self.assertEqual(stored, json.loads(json.dumps(result)))
+    self.assertEqual(result['method'], 'magnitude')
+    self.assertEqual(result['prunable'], 74_800)
+    self.assertEqual(result['kept'], 7_480)
+    self.assertEqual(result['sparsity'], 0.9)
+    self.assertBetween(result['test_accuracy'], 0, 1)
+    self.assertLen(result['layers'], 8)
+    self.assertEqual(sum(x['kept'] for x in result['layers']), 7_480)
+    self.assertGreater(result['steps_per_second'], 0)
+    self.assertEqual(result['versions']['jax'], jax.__version__)
+    self.assertEqual(result['device'], '8 x cpu')
+    params, _, config = checkpoints.load_final(workdir)
+    nonzero = sum(
+      np.count_nonzero(leaf)
+      for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+      if path[-1].key == 'kernel'
+    )
+    self.assertEqual(nonzero, 7_480)
+    self.assertLen(config['image_mean'], 3)
+    lines = pathlib.Path(workdir, 'metrics.jsonl').read_text().splitlines()
+    self.assertLen(lines, 1)
+    self.assertEqual(json.loads(lines[0])['step'], 4)
+    # Again: it is finished, and not run a second time.
+    again = run.run(self.tiny(), workdir=workdir)
+    self.assertEqual(again['seconds'], result['seconds'])
+    with self.assertRaisesRegex(ValueError, 'has another config: seed'):
+      run.run(self.tiny(seed=1), workdir=workdir)
+    # Its network can be pruned further, without training.
+    further = run.run(self.tiny(init_from=workdir, epochs=0, sparsity=0.95))
+    self.assertEqual(further['kept'], 3_740)
+    self.assertIsNone(further['steps_per_second'])
+    chex.assert_trees_all_close(further['image_mean'], result['image_mean'])
+    with self.assertRaisesRegex(ValueError, 'holds another network than'):
+      run.run(self.tiny(init_from=workdir, model='resnet20'))
+
+  def test_dense_epochs_come_first_and_pruning_redoes_the_statistics(self):
+    workdir = self.create_tempdir().full_path
+    result = run.run(self.tiny(dense_epochs=1, epochs=0), workdir=workdir)
+    self.assertEqual(result['kept'], 7_480)
+    dense = self.create_tempdir().full_path
+    run.run(self.tiny(method='dense', epochs=1), workdir=dense)
+    before, old_stats, _ = checkpoints.load_final(dense)
+    after, new_stats, _ = checkpoints.load_final(workdir)
+    for a, b in zip(*map(jax.tree.leaves, (before, after))):
+      np.testing.assert_array_equal(b, np.where(b == 0, 0, a))
+    self.assertTrue(
+      (
+        old_stats['layer3_0']['bn2']['var']
+        != new_stats['layer3_0']['bn2']['var']
+      ).any()
+    )
+
+  @parameterized.named_parameters(
+    ('method', {'method': 'ongg'}, "`method` must be one of .*mean 'ong'"),
+    ('sparsity', {'sparsity': 1.0}, r'`sparsity` must lie in \[0, 1\)'),
+    ('dataset', {'dataset': 'cifar'}, "The nearest is 'cifar10'"),
+    ('batch', {'batch_size': 100}, '`batch_size`=100 must be a multiple of 8'),
+    ('large_batch', {'batch_size': 1024}, 'must not exceed the 512 training'),
+    ('too_sparse', {'sparsity': 0.99995}, 'fewer than the 8 prunable leaves'),
+    ('no_file', {'init_from': 'none.npz'}, "'none.npz' cannot be read"),
+    ('no_run', {'init_from': 'no_such_run'}, '`init_from`: .*no_such_run'),
+    ('initializer', {'initializer': 'hee'}, "The nearest is 'he'"),
+  )
+  def test_bad_input_gets_a_sentence(self, fields, sentence):
+    with self.assertRaisesRegex((ValueError, OSError), sentence):
+      run.run(self.tiny(**fields))
+
+
+class StoppedRunTest(parameterized.TestCase):
+  """Runs of the command line that are stopped and go on."""
+
+  def command(self, workdir):
+    return [
+      sys.executable,
+      *('-m', 'experiments.cifar', f'--workdir={workdir}', '--save_every_s=0'),
+      *('--method=magnitude', '--sparsity=0.9', '--model=resnet8'),
+      *('--dataset=synthetic', '--batch_size=64', '--dense_epochs=1'),
+      '--epochs=2',
+    ]
+
+  def start(self, workdir):
+    return subprocess.Popen(
+      self.command(workdir),
+      cwd=_ROOT,
+      env={**os.environ, 'XLA_FLAGS': ''},  # One device is faster.
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+
+  def finish(self, workdir):
+    process = self.start(workdir)
+    output, _ = process.communicate()
+    self.assertEqual(process.returncode, 0, output)
+    return output
+
+  def test_ends_in_the_same_bits_after_kill_and_after_terminate(self):
+    whole = self.create_tempdir().full_path
+    self.finish(whole)
+    stopped = self.create_tempdir().full_path
+    for number, step in ((signal.SIGKILL, 12), (signal.SIGTERM, 16)):
+      process = self.start(stopped)
+      directory = pathlib.Path(stopped, 'checkpoints')
+      deadline = time.monotonic() + 300
+      while not any(
+        int(p.name) >= step for p in directory.glob('*') if p.name.isdigit()
+      ):
+        self.assertIsNone(process.poll(), 'ended before it was stopped')
+        self.assertLess(time.monotonic(), deadline)
+        time.sleep(0.01)
+      process.send_signal(number)
+      output, _ = process.communicate()
+      if number == signal.SIGTERM:
+        self.assertEqual(process.returncode, 130, output)
+        self.assertIn('The same command goes on from there.', output)
+      else:
+        self.assertEqual(process.returncode, -signal.SIGKILL, output)
+    self.assertIn('Resumed at step', self.finish(stopped))
+    chex.assert_trees_all_equal(
+      checkpoints.load_final(whole)[:2], checkpoints.load_final(stopped)[:2]
+    )
+    results = [
+      json.loads(pathlib.Path(path, 'result.json').read_text())
+      for path in (whole, stopped)
+    ]
+    self.assertEqual(*(result['test_accuracy'] for result in results))
+    metrics = [
+      [
+        {k: v for k, v in json.loads(line).items() if k != 'seconds'}
+        for line in pathlib.Path(path, 'metrics.jsonl').read_text().splitlines()
+      ]
+      for path in (whole, stopped)
+    ]
+    self.assertEqual(*metrics)
+    self.assertLen(metrics[0], 3)
+
+  def test_an_error_is_one_sentence(self):
+    process = subprocess.run(
+      [*self.command('unused'), '--sparsity=1.5'],
+      cwd=_ROOT,
+      capture_output=True,
+      text=True,
+    )
+    self.assertEqual(process.returncode, 1)
+    self.assertEqual(
+      process.stderr, 'Error: `sparsity` must lie in [0, 1); got 1.5.\n'
+    )
+
+
+if __name__ == '__main__':
+  absltest.main()

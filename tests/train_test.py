@@ -1,0 +1,186 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl.testing import absltest, parameterized
+
+import ong_jax
+from experiments import data, inputs, models, sharding, train
+from experiments.config import Config
+
+_CONFIG = Config(
+  model='resnet8',
+  dataset='synthetic',
+  batch_size=32,
+  image_mean=(0.5,) * 3,
+  image_std=(0.25,) * 3,
+)
+_STEPS = 3
+
+
+def _network(config):
+  model = models.create(config.model, 10, dtype=config.dtype)
+  images = jnp.zeros((1, 32, 32, 3))
+  variables = model.init(jax.random.key(0), images, train=False)
+  return model, variables['params'], variables['batch_stats']
+
+
+def _train(
+  method, config=_CONFIG, *, devices=None, model_parallel=1, fused=False
+):
+  """Takes a few steps, and returns the states after each."""
+  devices = devices or jax.devices()[:1]
+  mesh = sharding.make_mesh(model_parallel, config.batch_size, devices)
+  model, params, stats = _network(config)
+  tx = method.transform(train.optimizer(config, num_steps=20))
+  trainable = method.init(params)
+  state = train.TrainState(
+    step=jnp.int32(0),
+    trainable=trainable,
+    opt_state=tx.init(trainable),
+    stats=stats,
+    loss=jnp.float32(0),
+    correct=jnp.int32(0),
+  )
+  splits = sharding.shardings(mesh, state)
+  state = jax.device_put(state, splits)
+  step = train.make_train_step(config, model, mesh, method, tx)
+  loop = train.make_loop(step, splits, fused=fused)
+  dataset = data.load('synthetic')
+  images = inputs.Images(dataset.train_images, dataset.train_labels)
+  images = sharding.replicate(mesh, images)
+  states = []
+  for _ in range(_STEPS):
+    state = loop(state, images, 1)
+    states.append(jax.device_get(state))
+  return states
+
+
+class LearningRateTest(parameterized.TestCase):
+  @parameterized.named_parameters(
+    ('linear', 'linear', 0.05), ('cosine', 'cosine', 0.05)
+  )
+  def test_rises_to_the_peak_and_decays_to_0(self, schedule, middle):
+    config = Config(schedule=schedule, warmup_fraction=0.2, learning_rate=0.1)
+    rate = train.learning_rate(config, num_steps=100)
+    expected = {0: 0.0, 10: 0.05, 20: 0.1, 60: middle, 100: 0.0}
+    for step, value in expected.items():
+      np.testing.assert_allclose(rate(step), value, atol=1e-7)
+
+  def test_cosine_is_above_linear_in_the_first_half(self):
+    linear = train.learning_rate(Config(), 100)(30)
+    cosine = train.learning_rate(Config(schedule='cosine'), 100)(30)
+    self.assertGreater(cosine, linear)
+
+  def test_without_warmup_starts_at_the_peak(self):
+    rate = train.learning_rate(Config(warmup_fraction=0.0), 100)
+    np.testing.assert_allclose(rate(0), 0.1)
+
+
+class TrainStepTest(parameterized.TestCase):
+  def pruner(self, sparsity=0.9):
+    return ong_jax.magnitude(sparsity=sparsity)
+
+  @parameterized.parameters('float32', 'bfloat16')
+  def test_pruned_weights_and_their_momentum_are_0(self, dtype):
+    config = Config(**{**vars(_CONFIG), 'dtype': dtype})
+    states = _train(ong_jax.static(self.pruner()), config)
+    mask = ong_jax.mask_of(states[0].opt_state)
+    pruned = [~m for m in jax.tree.leaves(mask)]
+    for state in states:
+      weights = jax.tree.leaves(ong_jax.selection.select(state.trainable))
+      trace = state.opt_state.inner_state[1][0].trace
+      trace = jax.tree.leaves(ong_jax.selection.select(trace))
+      for w, t, p in zip(weights, trace, pruned):
+        self.assertEqual(w.dtype, np.float32)
+        self.assertTrue((w[p] == 0).all())
+        self.assertTrue((t[p] == 0).all())
+    moved = [
+      (a != b).any()
+      for a, b in zip(
+        jax.tree.leaves(states[0].trainable),
+        jax.tree.leaves(states[-1].trainable),
+      )
+    ]
+    self.assertTrue(all(moved))
+
+  def test_the_mask_never_changes(self):
+    states = _train(ong_jax.static(self.pruner()))
+    masks = [ong_jax.mask_of(state.opt_state) for state in states]
+    chex.assert_trees_all_equal(masks[0], masks[-1])
+
+  def test_without_sparsity_it_is_dense_training(self):
+    masked = _train(ong_jax.static(self.pruner(sparsity=0)))[-1]
+    plain = ong_jax.SparseMethod(
+      effective=lambda trainable, opt_state, key: trainable,
+      finish=lambda trainable, opt_state, key=None: (trainable, None),
+    )
+    dense = _train(plain)[-1]
+    # Up to the last bits: another program, fused by XLA in another way.
+    chex.assert_trees_all_close(
+      masked.trainable, dense.trainable, rtol=1e-4, atol=1e-6
+    )
+
+  @parameterized.named_parameters(('data', 1), ('data_and_model', 2))
+  def test_eight_devices_match_one(self, model_parallel):
+    method = ong_jax.static(self.pruner())
+    one = _train(method)[-1]
+    eight = _train(
+      method, devices=jax.devices(), model_parallel=model_parallel
+    )[-1]
+    chex.assert_trees_all_equal(
+      ong_jax.mask_of(one.opt_state), ong_jax.mask_of(eight.opt_state)
+    )
+    # Sums over the batch round differently when they are split.
+    chex.assert_trees_all_close(
+      one.trainable, eight.trainable, rtol=1e-3, atol=1e-4
+    )
+    for a, b in zip(*map(jax.tree.leaves, (one.trainable, eight.trainable))):
+      np.testing.assert_array_equal(a == 0, b == 0)
+
+  def test_fused_steps_match_single_ones(self):
+    config = Config(**{**vars(_CONFIG), 'batch_size': 4})
+    method = ong_jax.static(self.pruner())
+    single = _train(method, config)[-1]
+    fused = _train(method, config, fused=True)[-1]
+    chex.assert_trees_all_close(
+      single.trainable, fused.trainable, rtol=1e-3, atol=1e-4
+    )
+    self.assertEqual(fused.step, _STEPS)
+
+  def test_statistics_stay_where_the_method_says_so(self):
+    method = ong_jax.static(self.pruner())
+    states = _train(method._replace(tracks_statistics=lambda opt_state: False))
+    _, _, stats = _network(_CONFIG)
+    chex.assert_trees_all_equal(states[-1].stats, jax.device_get(stats))
+    self.assertTrue(
+      (_train(method)[-1].stats['bn1']['mean'] != stats['bn1']['mean']).any()
+    )
+
+  def test_loss_and_hits_are_of_the_epoch(self):
+    config = Config(**{**vars(_CONFIG), 'batch_size': 256})  # 2 steps.
+    states = _train(ong_jax.static(self.pruner()), config)
+    self.assertGreater(states[1].loss, states[0].loss)
+    self.assertLess(states[2].loss, states[1].loss)  # Begun anew.
+    self.assertLessEqual(states[2].correct, 256)
+
+  def test_the_second_step_does_not_compile(self):
+    method = ong_jax.static(self.pruner())
+    traced = []
+
+    def counting(inner):
+      tx = method.transform(inner)
+
+      def update(updates, state, params=None):
+        traced.append(1)
+        return tx.update(updates, state, params)
+
+      return optax.GradientTransformation(tx.init, update)
+
+    _train(method._replace(transform=counting))
+    self.assertLen(traced, 1)
+
+
+if __name__ == '__main__':
+  absltest.main()
