@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,23 +37,26 @@ SCHEDULES = ('linear', 'cosine')
 DTYPES = ('float32', 'bfloat16')
 
 
-def check(config: Config, methods: Collection, models: Collection) -> None:
-  """Raises a `ValueError` that names the flag, before anything is computed.
+def check(config: Config, choices: Mapping[str, Collection[str]]) -> None:
+  """Raises a `ValueError` that names the field, before anything is computed.
+
+  Args:
+    config: to look at.
+    choices: what the fields that are names may be, beside this file's own.
 
   Example:
-    >>> check(Config(method='mangitude'), ['ong', 'magnitude'], ['resnet56'])
+    >>> check(Config(method='mangitude'), {'method': ['ong', 'magnitude']})
     Traceback (most recent call last):
       ...
-    ValueError: `method` must be one of ong, magnitude; got 'mangitude'. \
-Did you mean 'magnitude'?
+    ValueError: `method` must be one of ong, magnitude, got 'mangitude'. \
+The nearest is 'magnitude'.
   """
-  for name, choices in (
-    ('method', methods),
-    ('model', models),
-    ('schedule', SCHEDULES),
-    ('dtype', DTYPES),
-  ):
-    check_choice(name, getattr(config, name), choices)
+  for name, known in {
+    **choices,
+    'schedule': SCHEDULES,
+    'dtype': DTYPES,
+  }.items():
+    check_choice(name, getattr(config, name), known)
   for name, low, high in (
     ('sparsity', 0, 1),
     ('warmup_fraction', 0, 1),
@@ -69,19 +72,18 @@ Did you mean 'magnitude'?
   ):
     value = getattr(config, name)
     if not low <= value < high:
-      raise ValueError(f'`{name}` must lie in [{low}, {high}); got {value}.')
+      raise ValueError(f'`{name}` must lie in [{low}, {high}), got {value}.')
 
 
-def check_choice(name: str, value: str, choices: Collection[str]) -> None:
+def check_choice(name: str, value: str, known: Collection[str]) -> None:
   """Raises a `ValueError` with the nearest choice, unless `value` is one.
 
   Example:
     >>> check_choice('dtype', 'float32', ['float32', 'bfloat16'])
   """
-  if value in choices:
-    return
-  near = difflib.get_close_matches(value, choices, n=1)
-  raise ValueError(
-    f'`{name}` must be one of {", ".join(choices)}; got {value!r}.'
-    + (f' Did you mean {near[0]!r}?' if near else '')
-  )
+  if value not in known:
+    nearest = difflib.get_close_matches(str(value), known, n=1, cutoff=0)[0]
+    raise ValueError(
+      f'`{name}` must be one of {", ".join(known)}, got {value!r}. '
+      f'The nearest is {nearest!r}.'
+    )

@@ -1,6 +1,5 @@
 """CIFAR as arrays in memory: `load('cifar10')`."""
 
-import difflib
 import functools
 import hashlib
 import io
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from experiments import prepare
+from experiments import config, prepare
 
 MINI_DIR = pathlib.Path(__file__).with_name('cifar10_mini')
 MINI_SHA256 = {  # Of the pixels and of the labels, as uint8.
@@ -67,12 +66,7 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
     >>> load('synthetic').train_images.shape
     (512, 32, 32, 3)
   """
-  if name not in DATASETS:
-    nearest = difflib.get_close_matches(str(name), DATASETS, n=1, cutoff=0)[0]
-    raise ValueError(
-      f'`name` must be one of {", ".join(DATASETS)}, got {name!r}. '
-      f'The nearest is {nearest!r}.'
-    )
+  config.check_choice('name', name, DATASETS)
   return DATASETS[name](data_dir)
 
 

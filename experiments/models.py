@@ -11,7 +11,6 @@ References:
   with the stem of the first.
 """
 
-import difflib
 import functools
 import math
 from collections.abc import Callable
@@ -20,6 +19,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
+
+from experiments import config
 
 # 'torch' is the default of PyTorch's layers, uniform within 1 / sqrt(fan_in);
 # 'lecun' is Flax's own; 'he' is not truncated, unlike JAX's `he_normal`.
@@ -175,8 +176,8 @@ def create(
     >>> model.apply(variables, images, train=False).shape
     (1, 10)
   """
-  _check_name('name', name, MODELS)
-  _check_name('initializer', initializer, INITIALIZERS)
+  config.check_choice('name', name, MODELS)
+  config.check_choice('initializer', initializer, INITIALIZERS)
   if num_classes < 1:
     raise ValueError(f'`num_classes` must be at least 1, got {num_classes}.')
   dtype = jnp.dtype(dtype)
@@ -223,12 +224,3 @@ def macs(
         math.prod(y.shape[1:-1]) for y in outputs[f'{layer}/__call__']
       )
   return counts
-
-
-def _check_name(argument: str, name: str, known: dict[str, object]) -> None:
-  if name not in known:
-    nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0)[0]
-    raise ValueError(
-      f'`{argument}` must be one of {", ".join(known)}, got {name!r}. '
-      f'The nearest is {nearest!r}.'
-    )

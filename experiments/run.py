@@ -57,7 +57,15 @@ def run(
     signals.Interrupted: on SIGINT or SIGTERM, after a save.
   """
   started = time.monotonic()
-  check(config, METHODS, models.MODELS)
+  check(
+    config,
+    {
+      'method': METHODS,
+      'model': models.MODELS,
+      'dataset': data.DATASETS,
+      'initializer': models.INITIALIZERS,
+    },
+  )
   mesh = sharding.make_mesh(config.model_parallel, config.batch_size)
   dataset = data.load(config.dataset, data_dir)
   if config.batch_size > len(dataset.train_labels):

@@ -7,22 +7,23 @@ from experiments import config
 
 class CheckTest(parameterized.TestCase):
   def check(self, **fields):
-    config.check(config.Config(**fields), ['ong', 'magnitude'], ['resnet56'])
+    choices = {'method': ['ong', 'magnitude'], 'model': ['resnet56']}
+    config.check(config.Config(**fields), choices)
 
   def test_accepts_the_defaults(self):
     self.check()
 
   @parameterized.named_parameters(
-    ('method', 'method', 'magnitud', "Did you mean 'magnitude'"),
-    ('model', 'model', 'resnet57', "Did you mean 'resnet56'"),
+    ('method', 'method', 'magnitud', "The nearest is 'magnitude'"),
+    ('model', 'model', 'resnet57', "The nearest is 'resnet56'"),
     ('schedule', 'schedule', 'step', 'one of linear, cosine'),
     ('dtype', 'dtype', 'float16', 'one of float32, bfloat16'),
-    ('sparsity', 'sparsity', 1.0, r'\[0, 1\); got 1.0'),
-    ('negative_sparsity', 'sparsity', -0.1, r'\[0, 1\); got -0.1'),
-    ('nan_sparsity', 'sparsity', float('nan'), r'\[0, 1\); got nan'),
-    ('epochs', 'epochs', -1, r'\[0, inf\); got -1'),
-    ('batch_size', 'batch_size', 0, r'\[1, inf\); got 0'),
-    ('rate', 'learning_rate', float('inf'), r'\[0, inf\); got inf'),
+    ('sparsity', 'sparsity', 1.0, r'\[0, 1\), got 1.0'),
+    ('negative_sparsity', 'sparsity', -0.1, r'\[0, 1\), got -0.1'),
+    ('nan_sparsity', 'sparsity', float('nan'), r'\[0, 1\), got nan'),
+    ('epochs', 'epochs', -1, r'\[0, inf\), got -1'),
+    ('batch_size', 'batch_size', 0, r'\[1, inf\), got 0'),
+    ('rate', 'learning_rate', float('inf'), r'\[0, inf\), got inf'),
     ('seed', 'seed', -1, 'got -1'),
     ('model_parallel', 'model_parallel', 0, 'got 0'),
   )

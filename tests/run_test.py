@@ -88,15 +88,27 @@ class RunTest(parameterized.TestCase):
     )
 
   @parameterized.named_parameters(
-    ('method', {'method': 'ongg'}, "`method` must be one of .*mean 'ong'"),
+    (
+      'method',
+      {'method': 'ongg'},
+      "`method` must be one of .*nearest is 'ong'",
+    ),
     ('sparsity', {'sparsity': 1.0}, r'`sparsity` must lie in \[0, 1\)'),
-    ('dataset', {'dataset': 'cifar'}, "The nearest is 'cifar10'"),
+    (
+      'dataset',
+      {'dataset': 'cifar'},
+      "`dataset` must .* The nearest is 'cifar10'",
+    ),
     ('batch', {'batch_size': 100}, '`batch_size`=100 must be a multiple of 8'),
     ('large_batch', {'batch_size': 1024}, 'must not exceed the 512 training'),
     ('too_sparse', {'sparsity': 0.99995}, 'fewer than the 8 prunable leaves'),
     ('no_file', {'init_from': 'none.npz'}, "'none.npz' cannot be read"),
     ('no_run', {'init_from': 'no_such_run'}, '`init_from`: .*no_such_run'),
-    ('initializer', {'initializer': 'hee'}, "The nearest is 'he'"),
+    (
+      'initializer',
+      {'initializer': 'hee'},
+      "`initializer` must .* The nearest is 'he'",
+    ),
   )
   def test_bad_input_gets_a_sentence(self, fields, sentence):
     with self.assertRaisesRegex((ValueError, OSError), sentence):
@@ -180,7 +192,7 @@ class StoppedRunTest(parameterized.TestCase):
     )
     self.assertEqual(process.returncode, 1)
     self.assertEqual(
-      process.stderr, 'Error: `sparsity` must lie in [0, 1); got 1.5.\n'
+      process.stderr, 'Error: `sparsity` must lie in [0, 1), got 1.5.\n'
     )
 
 
