@@ -50,7 +50,7 @@ def progress(total: int, done: int) -> Iterator[Callable[[int, str], None]]:
   with rich.progress.Progress(
     *columns, console=_console, transient=True, disable=not _console.is_terminal
   ) as bar:
-    task = bar.add_task('', total=total, completed=done, note='compiling')
+    task = bar.add_task('', total=total, completed=done, note='starting')
     yield lambda step, note: bar.update(task, completed=step, note=note)
 
 

@@ -104,6 +104,7 @@ def run_segments(
     session = Session(directory, save_every_s, show, stop, timings=[])
     for i in range(segment_at(resumed_at), len(segments)):
       if state is None:
+        show(starts[i], 'pruning')
         state = _hand_over(setup, segments[i], starts[i], params, stats)
         _save(session, state)
       state = _train(setup, session, segments[i], state, starts[i + 1])
@@ -180,6 +181,7 @@ def _train(
     sharding.shardings(setup.mesh, state),
     fused=not on_cpu,
   )
+  session.show(step, 'compiling')
   while step < end:
     todo = setup.steps_per_epoch - step % setup.steps_per_epoch
     if on_cpu:

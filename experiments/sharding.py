@@ -94,7 +94,7 @@ def split_batch(mesh: Mesh, batch: Any) -> Any:
 
   Example:
     >>> mesh = make_mesh(model_parallel=1, batch_size=128)
-    >>> split_batch(mesh, jnp.ones((2, 1))).shape
-    (2, 1)
+    >>> split_batch(mesh, jnp.ones((128, 1))).shape
+    (128, 1)
   """
   return jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, P('data')))
