@@ -1,5 +1,7 @@
 """Masks: how many weights are kept, what a mask does, its packed form."""
 
+import math
+import numbers
 from typing import Any
 
 import jax
@@ -16,7 +18,7 @@ def check_sparsity(sparsity: float) -> None:
   Example:
     >>> check_sparsity(0.95)
   """
-  if not (isinstance(sparsity, (int, float)) and 0 <= sparsity < 1):
+  if not (isinstance(sparsity, numbers.Real) and 0 <= sparsity < 1):
     raise ValueError(
       '`sparsity` must be a number in [0, 1), the fraction of the prunable '
       f'weights to remove; got {sparsity!r}.'
@@ -47,12 +49,12 @@ def num_kept(weights: Weights, sparsity: float) -> int:
   check_sparsity(sparsity)
   sizes = [leaf.size for leaf in jax.tree.leaves(weights)]
   total = sum(sizes)
-  kept = total - round(sparsity * total)
+  kept = total - round(float(sparsity) * total)
   if kept < len(sizes):
+    highest = math.floor((total - len(sizes)) / total * 1e6) / 1e6
     raise ValueError(
       f'`sparsity`={sparsity} keeps {kept} of {total} weights, fewer than the '
-      f'{len(sizes)} prunable leaves. The highest sparsity for these params is '
-      f'{1 - len(sizes) / total:.6g}.'
+      f'{len(sizes)} prunable leaves. With these params it can be {highest:g}.'
     )
   return kept
 
@@ -75,14 +77,21 @@ def check_like(tree: Params, mask: Mask) -> None:
     kept = jax.tree.structure(tree).flatten_up_to(mask)
   except ValueError as error:
     ours, theirs = (
-      {name_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(t)}
+      {
+        name_of(path)
+        for path, _ in jax.tree_util.tree_leaves_with_path(
+          t, is_leaf=lambda x: x is None
+        )
+      }
       for t in (tree, mask)
     )
     raise ValueError(
       'The mask must have the tree structure of the params, with `None` for '
       'what is not prunable. '
       f'Only the mask has {sorted(theirs - ours)[:4]}; '
-      f'only the params have {sorted(ours - theirs)[:4]}.'
+      f'only the params have {sorted(ours - theirs)[:4]}. '
+      f'The params are a {type(tree).__name__}, the mask a '
+      f'{type(mask).__name__}.'
     ) from error
   for (path, leaf), m in zip(jax.tree_util.tree_leaves_with_path(tree), kept):
     if m is None:
@@ -144,7 +153,7 @@ def sparsity(mask: Mask) -> float:
   leaves = jax.tree.leaves(mask)
   total = sum(leaf.size for leaf in leaves)
   kept = sum(int(np.count_nonzero(leaf)) for leaf in leaves)
-  return 1 - kept / total if total else 0.0
+  return (total - kept) / total if total else 0.0
 
 
 def pack(mask: Mask) -> Any:
@@ -173,6 +182,9 @@ def unpack(bits: Any, params: Params) -> Mask:
   Returns:
     Tree of bool arrays, `None` where `bits` is.
 
+  Raises:
+    ValueError: the sizes do not fit.
+
   Example:
     >>> unpack({'kernel': jnp.array([160], 'uint8')}, {'kernel': jnp.ones(3)})
     {'kernel': Array([ True, False,  True], dtype=bool)}
@@ -181,6 +193,11 @@ def unpack(bits: Any, params: Params) -> Mask:
   def unpack_leaf(leaf, b):
     if b is None:
       return None
+    if b.size != -(-leaf.size // 8):
+      raise ValueError(
+        f'`bits` has {b.size} bytes for a leaf of shape {leaf.shape}, which '
+        f'takes {-(-leaf.size // 8)}. Pass the params that were packed.'
+      )
     flat = jnp.unpackbits(b, count=leaf.size)
     return flat.reshape(leaf.shape).astype(bool)
 

@@ -5,6 +5,7 @@ be mapped by `jax.vmap` over matrices of one shape, and never forms anything
 larger than V.
 """
 
+import numbers
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -146,12 +147,12 @@ def nndsvd(
   # The first pair has one sign (Perron-Frobenius), whichever it was given.
   positive, negative = parts(1), parts(-1)
   chosen = positive[2] * positive[3] >= negative[2] * negative[3]
-  a = jnp.where(chosen, positive[0], negative[0])
+  a = jnp.where(chosen[None], positive[0], negative[0])
   b = jnp.where(chosen[:, None], positive[1], negative[1])
   norm_a = jnp.where(chosen, positive[2], negative[2])
   norm_b = jnp.where(chosen, positive[3], negative[3])
   scale = jnp.sqrt(s * norm_a * norm_b)
-  w = a * scale / jnp.maximum(norm_a, _TINY)
+  w = a * (scale / jnp.maximum(norm_a, _TINY))[None]
   return w, b * (scale / jnp.maximum(norm_b, _TINY))[:, None]
 
 
@@ -211,8 +212,9 @@ def nmf(
     An `NMF`.
 
   Raises:
-    ValueError: `v` is no matrix or has a negative or non-finite entry, or
-      `rank`, `max_sweeps` or `restarts` is below 1.
+    ValueError: `v` is no matrix or has a negative or non-finite entry;
+      `rank`, `max_sweeps` or `restarts` is no integer of at least 1; or `tol`
+      is out of range.
 
   Example:
     >>> v = jnp.outer(jnp.arange(4.0), jnp.arange(3.0))
@@ -230,8 +232,12 @@ def nmf(
     ('max_sweeps', max_sweeps),
     ('restarts', restarts),
   ):
-    if value < 1:
-      raise ValueError(f'`{name}` must be at least 1; got {value}.')
+    if not isinstance(value, numbers.Integral) or value < 1:
+      raise ValueError(
+        f'`{name}` must be an integer of at least 1; got {value!r}.'
+      )
+  if not 0 <= tol < 1:
+    raise ValueError(f'`tol` must lie in [0, 1); got {tol}.')
   if jnp.ndim(v) != 2:
     raise ValueError(f'`v` must be a matrix [m, n]; its shape is {v.shape}.')
   if not isinstance(v, jax.core.Tracer) and not jnp.all(
@@ -248,14 +254,15 @@ def nmf(
   # Accelerators multiply float32 in fewer bits unless told.
   with jax.default_matmul_precision('highest'):
     if restarts == 1:
-      return solve(key, v, tol)
+      return solve(key, v, tol)[0]
     keys = jax.random.split(key, restarts)
-    runs = jax.vmap(solve, in_axes=(0, None, None))(keys, v, tol)
-  return jax.tree.map(lambda x: x[jnp.argmin(runs.loss)], runs)
+    runs, losses = jax.vmap(solve, in_axes=(0, None, None))(keys, v, tol)
+  return jax.tree.map(lambda x: x[jnp.argmin(losses)], runs)
 
 
 @partial(jax.jit, static_argnames=('rank', 'solver', 'start', 'max_sweeps'))
-def _solve(key, v, tol, *, rank, solver, start, max_sweeps) -> NMF:
+def _solve(key, v, tol, *, rank, solver, start, max_sweeps):
+  """Returns the factorization, and its loss on V / mean(V)."""
   w, h = start(key, v, rank)
   # On V / mean(V) the constants above mean the same for every matrix.
   mean = jnp.where(v.mean() > 0, v.mean(), 1)
@@ -277,6 +284,6 @@ def _solve(key, v, tol, *, rank, solver, start, max_sweeps) -> NMF:
     return w, h, solver.loss(scaled, w, h), loss, sweeps + todo
 
   carry = w, h, first, jnp.full_like(first, jnp.inf), jnp.int32(0)
-  w, h, _, _, sweeps = jax.lax.while_loop(unfinished, improve, carry)
+  w, h, loss, _, sweeps = jax.lax.while_loop(unfinished, improve, carry)
   w, h = w * root, h * root
-  return NMF(w, h, solver.loss(v, w, h), sweeps)
+  return NMF(w, h, solver.loss(v, w, h), sweeps), loss

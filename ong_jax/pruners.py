@@ -1,5 +1,6 @@
 """Pruners, `params -> mask`: a score, a budget, an allocation."""
 
+import operator
 from typing import Any
 
 import jax
@@ -55,7 +56,7 @@ def one_shot(
 
   def prune(params: Params) -> Mask:
     weights = selection.select(params, prunable)
-    counts = allocate(weights, sparsity)
+    counts = jax.tree.map(operator.index, allocate(weights, sparsity))
     for path, leaf in _on_host(weights):
       if not np.isfinite(leaf).all():
         raise ValueError(

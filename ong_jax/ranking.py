@@ -6,6 +6,7 @@ integers, so the result is the same bits on one device and on many, and nothing
 is gathered where the scores are sharded.
 """
 
+import operator
 from collections.abc import Callable
 
 import jax
@@ -33,8 +34,9 @@ def top_k(scores: Scores, counts: Counts) -> Mask:
     Tree of bool arrays like `scores`.
 
   Raises:
-    ValueError: a count is negative or above the number of scores (checked for
-      Python ints), or the trees differ.
+    ValueError: a count is negative or above the number of scores (checked
+      unless it is traced), or the trees differ.
+    TypeError: a count is no integer.
 
   Example:
     >>> scores = {'a': jnp.array([1.0, 3.0, 3.0]), 'b': jnp.array([2.0, 3.0])}
@@ -54,6 +56,8 @@ def top_k(scores: Scores, counts: Counts) -> Mask:
       name_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(scores)
     ]
     sizes, ks = [x.size for x in leaves], treedef.flatten_up_to(counts)
+  # Python's and NumPy's integers are looked at; a float is a TypeError here.
+  ks = [k if isinstance(k, jax.Array) else operator.index(k) for k in ks]
   for name, size, k in zip(names, sizes, ks):
     if isinstance(k, int) and not 0 <= k <= size:
       raise ValueError(
@@ -90,7 +94,7 @@ def _top_k(leaves: list[jax.Array], ks: jax.Array) -> list[jax.Array]:
   keys = _sortable(leaves)
   keys = [jnp.stack([keys[i] for i in group]) for group in ids]
   own_order = np.argsort(np.concatenate(ids))
-  index = [_flat_index(key.shape[1:]) for key in keys]
+  index = [_flat_index(key.shape[1:])[None] for key in keys]
 
   def along(vector, i, key):  # Its entries for one stack, as [g, 1, 1, ...].
     vector = jnp.broadcast_to(vector, len(leaves))[ids[i]]
@@ -208,7 +212,8 @@ def _sortable(leaves: list[jax.Array]) -> list[jax.Array]:
 
   def convert(x):
     x = x.astype(dtype)
-    bits = jax.lax.bitcast_convert_type(jnp.where(x == 0, 0.0, x), unsigned)
+    bits = jax.lax.bitcast_convert_type(x, unsigned)
+    bits = jnp.where(bits == sign, unsigned(0), bits)  # -0.0 is 0.0.
     ordered = jnp.where(bits & sign, ~bits, bits | sign)
     return jnp.where(jnp.isnan(x), unsigned(0), ordered)
 

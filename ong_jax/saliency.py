@@ -5,6 +5,7 @@ H [rank, n]; higher is kept longer. Each depends on products W H alone, which no
 rescaling or reordering of the components changes.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -48,7 +49,7 @@ def component(v: jax.Array, w: jax.Array, h: jax.Array) -> jax.Array:
   return jax.lax.fori_loop(
     0,
     h.shape[0],
-    lambda k, best: jnp.maximum(best, w[:, k, None] * h[k]),
+    lambda k, best: jnp.maximum(best, w[:, k, None] * h[None, k]),
     jnp.zeros((w.shape[0], h.shape[1]), w.dtype),
   )
 
@@ -60,7 +61,8 @@ def rank_ratio(ratio: float) -> Rank:
     >>> rank_ratio(0.1)(jnp.ones((144, 16)))
     2
   """
-  return lambda v: int(-(-ratio * min(v.shape) // 1))
+  # Rounded first: 0.07 * 100 is above 7 in floats.
+  return lambda v: math.ceil(round(ratio * min(v.shape), 9))
 
 
 def rank_energy(energy: float) -> Rank:

@@ -4,6 +4,7 @@ A score is a function `weights -> scores`, higher is kept longer. Weights and
 scores are trees with `None` where nothing is prunable.
 """
 
+import numbers
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 
 from ong_jax import nmf
 from ong_jax.saliency import Rank, Saliency, residual
-from ong_jax.selection import leaf_keys, positions, unstack
+from ong_jax.selection import leaf_keys, positions, unstack, whole
 from ong_jax.types import Score, Scores, Weights
 
 
@@ -78,6 +79,7 @@ def factorize(
 
 def _by_group(key, weights, saliency, rank, options):
   """Factorizes, and scores if there is a saliency; see `factorize`."""
+  weights = jax.tree.map(whole, weights)
   leaves, treedef = jax.tree.flatten(weights)
   keys = jax.tree.leaves(leaf_keys(key, weights))
   ranks = [_guarded(rank, as_matrix(leaf)) for leaf in leaves]
@@ -126,9 +128,14 @@ def as_matrix(kernel: jax.Array) -> jax.Array:
 def _guarded(rank: Rank, v: jax.Array) -> int:
   """Keeps the rank away from min(m, n)."""
   wanted = rank(v) if callable(rank) else rank
-  if wanted < 1:
-    raise ValueError(f'`rank` must be at least 1; got {wanted}.')
   return max(1, min(wanted, min(v.shape) // 2))
+
+
+def _check_count(name: str, value: int) -> None:
+  if not isinstance(value, numbers.Integral) or value < 1:
+    raise ValueError(
+      f'`{name}` must be an integer of at least 1; got {value!r}.'
+    )
 
 
 def ong(
@@ -165,6 +172,8 @@ def ong(
     (Array(1, dtype=int32), Array(2, dtype=int32))
   """
 
+  if not callable(rank):
+    _check_count('rank', rank)
   return lambda weights: _by_group(key, weights, saliency, rank, options)
 
 
@@ -202,6 +211,7 @@ def lamp(score: Score) -> Score:
   """
 
   def adapt(s):
+    s = whole(s)
     squares = jnp.square(s).ravel()
     ascending = jnp.sort(squares)
     tails = jnp.cumsum(ascending[::-1])[::-1]  # From each to the highest.
@@ -230,7 +240,10 @@ def at_least(score: Score, num_weights: int) -> Score:
            [ 8., inf]], dtype=float32)
   """
 
+  _check_count('num_weights', num_weights)
+
   def raise_floor(s):
+    s = whole(s)
     filters = s.reshape(-1, s.shape[-1]).T
     _, best = jax.lax.top_k(filters, min(num_weights, filters.shape[1]))
     rows = jnp.arange(len(filters))[:, None]
@@ -246,6 +259,38 @@ def average(scores: Sequence[Score]) -> Score:
     >>> average([magnitude, magnitude])({'kernel': jnp.array([-2.0])})
     {'kernel': Array([2.], dtype=float32)}
   """
+  if not scores:
+    raise ValueError('`scores` must have at least one score.')
   return lambda weights: jax.tree.map(
     lambda *leaves: sum(leaves) / len(leaves), *[s(weights) for s in scores]
   )
+
+
+def shuffled(key: jax.Array, score: Score) -> Score:
+  """Shuffles scores inside each leaf: what a score is worth beside its counts.
+
+  The control for pruning at initialisation. A mask whose accuracy survives it
+  chose densities of layers, not weights.
+
+  Args:
+    key: a key of `jax.random.key`.
+    score: the score to be controlled.
+
+  References:
+    Frankle et al., Pruning neural networks at initialization: why are we
+    missing the mark?, 2020, arXiv:2009.08576.
+
+  Example:
+    >>> scores = shuffled(jax.random.key(0), magnitude)
+    >>> sorted(scores({'kernel': jnp.arange(4.0)})['kernel'].tolist())
+    [0.0, 1.0, 2.0, 3.0]
+  """
+
+  def shuffle(s, k):
+    return jax.random.permutation(k, s.ravel()).reshape(s.shape)
+
+  def shuffled_score(weights):
+    scores = score(weights)
+    return jax.tree.map(shuffle, scores, leaf_keys(key, scores))
+
+  return shuffled_score

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from ong_jax.types import Params, Predicate, Weights
 
@@ -32,7 +33,11 @@ def is_kernel(path: jax.tree_util.KeyPath, leaf: jax.Array) -> bool:
 
   Another library needs another predicate. Equinox names its kernels `weight`:
 
-      prunable = lambda path, leaf: path[-1].name == 'weight' and leaf.ndim > 1
+      def prunable(path, leaf):
+        name = name_of(path)
+        return (
+          name.endswith('weight') and leaf.ndim > 1 and 'embed' not in name
+        )
 
   Its kernels are [out, in, ...], those of Flax [..., in, out]. Magnitude,
   random and every allocation do not care. The NMF sees another matrix, and
@@ -68,7 +73,8 @@ def select(params: Params, prunable: Predicate = is_kernel) -> Weights:
     The tree of weights.
 
   Raises:
-    ValueError: no leaf is prunable, though there are leaves.
+    ValueError: no leaf is prunable, though there are leaves, or a prunable
+      one is empty.
     TypeError: a prunable leaf is not of a real floating-point type.
 
   Example:
@@ -85,6 +91,11 @@ def select(params: Params, prunable: Predicate = is_kernel) -> Weights:
         f"Leaf '{name_of(path)}' is prunable, but its dtype is {dtype}; "
         'weights must be real floating-point numbers. Pass a `prunable` that '
         'leaves it out.'
+      )
+    if not jnp.size(leaf):
+      raise ValueError(
+        f"Leaf '{name_of(path)}' is prunable, but has no weights: its shape is "
+        f'{leaf.shape}. Pass a `prunable` that leaves it out.'
       )
     return leaf
 
@@ -159,3 +170,23 @@ def unstack(groups: list[np.ndarray], stacks: list[Any]) -> list[Any]:
     for row, i in enumerate(group):
       leaves[i] = jax.tree.map(lambda x, row=row: x[row], stack)
   return [leaves[i] for i in range(len(leaves))]
+
+
+def whole(leaf: jax.Array) -> jax.Array:
+  """Puts all of an array on each of the devices that share it.
+
+  For what sums over a kernel: sums round differently when they are split, and
+  a mask must not depend on the number of devices. Under `jax.jit`, where an
+  array does not say how it is split, it is returned as it is.
+
+  Example:
+    >>> whole(jnp.ones(2)).shape
+    (2,)
+  """
+  if isinstance(leaf, jax.core.Tracer) or not isinstance(leaf, jax.Array):
+    return leaf
+  if not isinstance(leaf.sharding, NamedSharding):
+    return leaf
+  return jax.device_put(
+    leaf, NamedSharding(leaf.sharding.mesh, PartitionSpec())
+  )

@@ -1,5 +1,6 @@
 """What a mask leaves of a network, layer by layer."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -68,12 +69,12 @@ def summarize(mask: Mask) -> Summary:
   def layer(path, m):
     m = np.asarray(m)
     kept = int(np.count_nonzero(m))
-    filters = m.reshape(-1, m.shape[-1]) if m.ndim else m.reshape(1, 1)
+    filters = m.reshape(math.prod(m.shape[:-1]), *m.shape[-1:])
     return Layer(
       path=name_of(path),
       shape=m.shape,
       kept=kept,
-      sparsity=1 - kept / m.size,
+      sparsity=(m.size - kept) / max(m.size, 1),
       empty_filters=int(np.count_nonzero(~filters.any(axis=0))),
     )
 

@@ -26,8 +26,8 @@ def masked_transform(
   As `optax.masked`, but by element and not by leaf. What `inner` sees (updates,
   params, its own state) is 0 where pruned, so a global norm, weight decay or a
   second moment is that of the survivors alone. What comes out makes pruned
-  weights exactly 0.0, whatever `inner` added. The first step does so too if the
-  params were not masked before.
+  weights exactly 0.0, whatever `inner` added; the first update that is applied
+  does so even if the params were not masked before.
 
   The moments are 0 where pruned as well, provided that `inner` starts them at 0
   and adds nothing but gradients; Adagrad, Yogi, AdaBelief and Adafactor add
@@ -61,8 +61,10 @@ def masked_transform(
   inner = optax.with_extra_args_support(inner)
 
   def init_fn(params: Params) -> MaskedTransformState:
-    # A copy, so that the caller's mask survives donation.
-    own = mask(params) if callable(mask) else jax.tree.map(jnp.copy, mask)
+    # A mask may be callable, too: an Equinox model is. A pruner is one leaf.
+    is_leaf = jax.tree_util.treedef_is_leaf(jax.tree.structure(mask))
+    own = mask(params) if is_leaf and callable(mask) else mask
+    own = jax.tree.map(jnp.copy, own)  # The caller's survives donation.
     if jax.tree.leaves(params):  # None when `optax.tree.map_params` probes.
       params = masks.apply_mask(params, own)  # Some states copy the params.
     return MaskedTransformState(own, inner.init(params))
