@@ -112,7 +112,7 @@ def main(argv: list[str]) -> None:
     weight_decay=_WEIGHT_DECAY.value,
     label_smoothing=_LABEL_SMOOTHING.value,
     initializer=_INITIALIZER.value,
-    init_from=_INIT_FROM.value,
+    init_from=_INIT_FROM.value or None,
     dtype=_DTYPE.value,
     seed=_SEED.value,
     model_parallel=_MODEL_PARALLEL.value,
@@ -127,7 +127,9 @@ def main(argv: list[str]) -> None:
   except signals.Interrupted as stopped:
     report.log(str(stopped))
     sys.exit(130)
-  except (ValueError, FileNotFoundError) as error:
+  except KeyboardInterrupt:
+    sys.exit(130)
+  except (ValueError, OSError) as error:
     if logging.level_info():  # `--verbosity=0` shows where it came from.
       raise
     sys.exit(f'Error: {error}')

@@ -77,6 +77,8 @@ def _read(path: str) -> dict[str, np.ndarray]:
         for name in members
         if not name.endswith('num_batches_tracked')
       }
+  except FileNotFoundError as error:
+    raise ValueError(f'{str(path)!r} is not there.') from error
   except Exception as error:  # Damage shows in six types, zlib's among them.
     raise ValueError(
       f'{str(path)!r} cannot be read as an .npz file ({error}). {advice}'

@@ -1,6 +1,7 @@
 """What a run tells the user: lines, a progress bar, a summary."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,7 +12,7 @@ import rich.console
 import rich.progress
 
 from experiments.config import Config
-from ong_jax.summary import Summary
+from ong_jax.summary import Layer, Summary
 
 _console = rich.console.Console(highlight=False, markup=False, soft_wrap=True)
 
@@ -54,6 +55,12 @@ def progress(total: int, done: int) -> Iterator[Callable[[int, str], None]]:
     yield lambda step, note: bar.update(task, completed=step, note=note)
 
 
+def announce(config: Config, macs: int, num_images: int) -> None:
+  """Says how long a run may take, where that is worth a line."""
+  if line := estimate(config, macs, num_images):
+    log(line)
+
+
 def estimate(config: Config, macs: int, num_images: int) -> str | None:
   """Says how long a run may take where there is no accelerator.
 
@@ -86,7 +93,7 @@ def estimate(config: Config, macs: int, num_images: int) -> str | None:
     f'No accelerator: {epochs} epochs of {config.model} on {num_images:,} '
     f'images will take about {_duration(seconds)} here.'
   )
-  if seconds > 1800:
+  if seconds > 300:
     line += ' A short run: --model=resnet8 --dataset=cifar10_mini --epochs=5.'
   return line
 
@@ -98,13 +105,25 @@ def _duration(seconds: float) -> str:
   return f'{seconds:.0f} seconds'
 
 
-def describe(result: dict[str, Any], summary: Summary) -> str:
+def describe(result: dict[str, Any]) -> str:
   """Draws what a run has come to: its layers, then its numbers.
 
   Args:
     result: of `run.run`.
-    summary: of the final network.
   """
+  summary = Summary(
+    layers=tuple(
+      Layer(
+        layer['path'],
+        tuple(layer['shape']),
+        layer['kept'],
+        1 - layer['kept'] / math.prod(layer['shape']),
+        layer['empty_filters'],
+      )
+      for layer in result['layers']
+    ),
+    **{name: result[name] for name in Summary._fields if name != 'layers'},
+  )
   rate = result['steps_per_second']
   lines = [
     str(summary),
@@ -118,4 +137,9 @@ def describe(result: dict[str, Any], summary: Summary) -> str:
     + (f', {rate:.2f} steps/s' if rate else '')
     + f', {result["device"]}',
   ]
+  if result['not_finite']:
+    lines.append(
+      f'  TRAINING DIVERGED: not finite are {result["not_finite"][:4]}. Lower '
+      '--learning_rate.'
+    )
   return '\n'.join(lines)

@@ -1,5 +1,6 @@
 """A run, from a config to a result."""
 
+import contextlib
 import dataclasses
 import functools
 import time
@@ -48,7 +49,8 @@ def run(
       at most, beside the step in flight.
 
   Returns:
-    The contents of `result.json`.
+    The contents of `result.json`. Its `seconds` and `steps_per_second` are of
+    this process alone; `resumed_at_step` tells whether there was one before.
 
   Raises:
     ValueError: a value of the config makes no sense, or `workdir` belongs to
@@ -66,12 +68,52 @@ def run(
       'initializer': models.INITIALIZERS,
     },
   )
+  if not save_every_s >= 0:
+    raise ValueError(f'`save_every_s` must be at least 0, got {save_every_s}.')
+  setup, params, stats = _set_up(config, data_dir)
+  with contextlib.ExitStack() as stack:
+    directory = None
+    if workdir:
+      directory = checkpoints.RunDirectory(workdir, setup.config)
+      stack.enter_context(contextlib.closing(directory))
+      if result := directory.result():
+        report.log(f"The run in '{workdir}' is finished. This is its result.")
+        report.log(report.describe(result))
+        return result
+    report.announce(
+      setup.config,
+      macs=sum(models.macs(setup.model).values()),
+      num_images=len(setup.train_data.labels),
+    )
+    segments = METHODS[config.method].segments(setup.config)
+    outcome = run_segments(
+      setup, segments, params, stats, directory, save_every_s
+    )
+    accuracy = setup.evaluate(outcome.params, outcome.stats, setup.test_data)
+    result = dataclasses.asdict(setup.config) | {
+      'test_accuracy': accuracy,
+      **measure(outcome.params, outcome.mask),
+      'seconds': time.monotonic() - started,
+      'steps_per_second': outcome.steps_per_second,
+      'resumed_at_step': outcome.resumed_at_step,
+      'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+      'versions': {m.__name__: m.__version__ for m in (jax, flax, optax, np)},
+    }
+    if directory:
+      directory.finish(outcome.params, outcome.stats, result)
+  report.log(report.describe(result))
+  return result
+
+
+def _set_up(config: Config, data_dir: str | None) -> tuple[Setup, Any, Any]:
+  """Loads the data and makes the network: setup, params, statistics."""
   mesh = sharding.make_mesh(config.model_parallel, config.batch_size)
   dataset = data.load(config.dataset, data_dir)
-  if config.batch_size > len(dataset.train_labels):
+  num_images = len(dataset.train_labels)
+  if config.batch_size > num_images:
     raise ValueError(
-      f'`batch_size`={config.batch_size} must not exceed the '
-      f'{len(dataset.train_labels)} training images of {config.dataset}.'
+      f'`batch_size`={config.batch_size} must not exceed the {num_images} '
+      f'training images of {config.dataset}.'
     )
   model = models.create(
     config.model,
@@ -80,10 +122,6 @@ def run(
     initializer=config.initializer,
   )
   params, stats, config = initial_network(config, model, dataset)
-  directory = checkpoints.RunDirectory(workdir, config) if workdir else None
-  if directory and (result := directory.result()):
-    report.log(f"The run in '{workdir}' is finished; its result is returned.")
-    return result
   train_data = inputs.Images(dataset.train_images, dataset.train_labels)
   setup = Setup(
     config=config,
@@ -91,38 +129,10 @@ def run(
     mesh=mesh,
     train_data=sharding.replicate(mesh, train_data),
     test_data=inputs.Images(dataset.test_images, dataset.test_labels),
-    steps_per_epoch=len(dataset.train_labels) // config.batch_size,
+    steps_per_epoch=num_images // config.batch_size,
     evaluate=evaluation.make_evaluate(config, model, mesh),
   )
-  macs = sum(models.macs(model).values())
-  line = report.estimate(config, macs, len(dataset.train_labels))
-  if line:
-    report.log(line)
-  outcome = run_segments(
-    setup,
-    METHODS[config.method].segments(config),
-    params,
-    stats,
-    directory,
-    save_every_s,
-  )
-  accuracy = setup.evaluate(outcome.params, outcome.stats, setup.test_data)
-  result = dataclasses.asdict(config) | {
-    'test_accuracy': accuracy,
-    **measure(outcome.params, outcome.mask),
-    'seconds': time.monotonic() - started,
-    'steps_per_second': outcome.steps_per_second,
-    'resumed_at_step': outcome.resumed_at_step,
-    'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
-    'versions': {
-      module.__name__: module.__version__ for module in (jax, flax, optax, np)
-    },
-  }
-  if directory:
-    directory.finish(outcome.params, outcome.stats, result)
-    directory.close()
-  report.log(report.describe(result, ong_jax.summarize(outcome.mask)))
-  return result
+  return setup, params, stats
 
 
 def initial_network(
@@ -172,7 +182,7 @@ def _check_same_shapes(config: Config, templates: Any, trees: Any) -> None:
       raise ValueError(
         f"`init_from`: '{config.init_from}' holds another network than "
         f"{config.model}: leaf '{name}' has shape {found} there, {wanted} "
-        'here. Pass the `model` that it was trained as.'
+        'here. Pass the `model` and the `dataset` that it was trained with.'
       )
 
 
@@ -185,7 +195,8 @@ def measure(params: Any, mask: Any) -> dict[str, Any]:
 
   Returns:
     `kept`, `prunable`, `sparsity`; `sparsity_all`, over all parameters,
-    normalization and biases included; and `layers`.
+    normalization and biases included; `layers`; and `not_finite`, the paths of
+    what training that diverged has left.
 
   Example:
     >>> params = {'kernel': jnp.array([[1.0, 0.0]]), 'bias': jnp.zeros(2)}
@@ -204,7 +215,18 @@ def measure(params: Any, mask: Any) -> dict[str, Any]:
     'sparsity': summary.sparsity,
     'sparsity_all': (summary.prunable - summary.kept) / num_params,
     'layers': [
-      {'path': x.path, 'shape': x.shape, 'kept': x.kept} for x in summary.layers
+      {
+        'path': x.path,
+        'shape': x.shape,
+        'kept': x.kept,
+        'empty_filters': x.empty_filters,
+      }
+      for x in summary.layers
+    ],
+    'not_finite': [
+      name_of(path)
+      for path, x in jax.tree_util.tree_leaves_with_path(params)
+      if not np.isfinite(x).all()
     ],
     'empty_layers': summary.empty_layers,
     'empty_filters': summary.empty_filters,

@@ -1,5 +1,6 @@
 """The loop that every run is: segment after segment, with saves in between."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -107,6 +108,7 @@ def run_segments(
         show(starts[i], 'pruning')
         state = _hand_over(setup, segments[i], starts[i], params, stats)
         _save(session, state)
+        _stop_if_asked(session, starts[i])
       state = _train(setup, session, segments[i], state, starts[i + 1])
       if i + 1 == len(segments):
         _save(session, state)
@@ -198,18 +200,22 @@ def _train(
     if due and step < end:  # What is due at the end, the caller saves.
       _save(session, state)
       saved_at = time.monotonic()
-    if session.stop:
-      if session.directory:
-        session.directory.close()
-      raise signals.Interrupted(
-        f'Stopped at step {step}. '
-        + (
-          'The same command goes on from there.'
-          if session.directory
-          else 'Nothing was saved, as there is no --workdir.'
-        )
-      )
+      _stop_if_asked(session, step)
   return state
+
+
+def _stop_if_asked(session: Session, step: int) -> None:
+  """Ends the run after a save, if a signal came."""
+  if not session.stop:
+    return
+  raise signals.Interrupted(
+    f'Stopped at step {step}. '
+    + (
+      'The same command goes on from there.'
+      if session.directory
+      else 'Nothing was saved, as there is no --workdir.'
+    )
+  )
 
 
 def _report_epoch(
@@ -222,10 +228,11 @@ def _report_epoch(
   for n, s in reversed(session.timings):
     if steps < setup.steps_per_epoch:
       seconds, steps = seconds + s, steps + n
+  loss = float(state.loss) / setup.steps_per_epoch
   line = {
     'step': int(state.step),
     'epoch': int(state.step) // setup.steps_per_epoch,
-    'train_loss': float(state.loss) / setup.steps_per_epoch,
+    'train_loss': loss if math.isfinite(loss) else None,
     'train_accuracy': int(state.correct) / num_images,
     'test_accuracy': setup.evaluate(params, state.stats, setup.test_data),
     'seconds': seconds,
@@ -233,7 +240,7 @@ def _report_epoch(
   if session.directory:
     session.directory.log_metrics(line)
   report.log(
-    f'epoch {line["epoch"]}: loss {line["train_loss"]:.4f}, train '
+    f'epoch {line["epoch"]}: loss {loss:.4f}, train '
     f'{line["train_accuracy"]:.2%}, test {line["test_accuracy"]:.2%}, '
     f'{seconds:.1f} s'
   )

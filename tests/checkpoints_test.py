@@ -1,5 +1,6 @@
 import json
 import pathlib
+import shutil
 
 import chex
 import jax
@@ -28,11 +29,20 @@ class RunDirectoryTest(absltest.TestCase):
     super().setUp()
     self.path = pathlib.Path(self.create_tempdir().full_path) / 'run'
     self.lines = []
+    self.directory = None
 
   def open(self, **fields):
-    directory = checkpoints.RunDirectory(str(self.path), Config(**fields))
-    self.addCleanup(directory.close)
-    return directory
+    """Opens the directory, after what has it open is through with it."""
+    if self.directory:
+      self.directory.close()
+    self.directory = None
+    self.directory = checkpoints.RunDirectory(str(self.path), Config(**fields))
+    return self.directory
+
+  def tearDown(self):
+    if self.directory:
+      self.directory.close()
+    super().tearDown()
 
   def restore(self, directory):
     abstract = jax.tree.map(
@@ -44,7 +54,6 @@ class RunDirectoryTest(absltest.TestCase):
   def test_restores_masks_and_moments_to_the_bit(self):
     directory = self.open()
     directory.save(3, _state())
-    directory.close()
     found = self.restore(self.open())
     chex.assert_trees_all_equal(found, _state())
     self.assertIsNone(found['opt_state'].mask['fc']['bias'])
@@ -57,7 +66,7 @@ class RunDirectoryTest(absltest.TestCase):
     directory = self.open()
     for step in (1, 2, 3):
       directory.save(step, _state())
-    directory.close()
+    self.open()  # Waits.
     names = sorted(p.name for p in (self.path / 'checkpoints').iterdir())
     self.assertEqual(names, ['2', '3'])
 
@@ -66,7 +75,7 @@ class RunDirectoryTest(absltest.TestCase):
     first = _state()
     directory.save(1, first)
     directory.save(2, jax.tree.map(jnp.zeros_like, first))
-    directory.close()
+    self.open()  # Waits.
     for file in (self.path / 'checkpoints' / '2').rglob('*'):
       if file.is_file():
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
@@ -74,7 +83,63 @@ class RunDirectoryTest(absltest.TestCase):
     chex.assert_trees_all_equal(found, first)
     self.assertLen(self.lines, 1)
     self.assertRegex(self.lines[0], 'Checkpoint 2 cannot be read')
-    self.assertTrue((self.path / 'damaged-2').exists())
+    self.assertRegex(self.lines[0], 'checkpoint 1 is used')
+    self.assertTrue((self.path / 'damaged-2-1').exists())
+
+  def test_a_half_deleted_checkpoint_does_not_hide_the_one_before_it(self):
+    directory = self.open()
+    first = _state()
+    directory.save(1, first)
+    directory.save(2, first)
+    self.open()  # Waits.
+    for file in (self.path / 'checkpoints' / '2').iterdir():
+      if file.is_dir():
+        shutil.rmtree(file)
+    found = self.restore(self.open())
+    chex.assert_trees_all_equal(found, first)
+    self.assertLen(self.lines, 1)
+
+  def test_says_when_no_checkpoint_is_left(self):
+    self.open().save(1, _state())
+    self.open()  # Waits.
+    shutil.rmtree(self.path / 'checkpoints' / '1' / 'default')
+    self.assertIsNone(self.restore(self.open()))
+    self.assertRegex(self.lines[0], 'Checkpoint 1 .* the run starts anew')
+
+  def test_refuses_a_second_process(self):
+    first = self.open()
+    with self.assertRaisesRegex(ValueError, 'Another process runs in .*run'):
+      checkpoints.RunDirectory(str(self.path), Config())
+    first.close()
+    self.open()
+
+  def test_refuses_a_run_that_has_lost_its_config(self):
+    self.open()
+    (self.path / 'config.json').unlink()
+    with self.assertRaisesRegex(ValueError, 'holds a run, but no config.json'):
+      self.open()
+
+  def test_names_a_file_that_is_damaged(self):
+    self.open()
+    (self.path / 'config.json').write_text('')
+    with self.assertRaisesRegex(ValueError, "config.json' is damaged"):
+      self.open()
+
+  def test_a_field_younger_than_the_run_had_its_default(self):
+    self.open()
+    file = self.path / 'config.json'
+    fields = json.loads(file.read_text())
+    del fields['label_smoothing']
+    file.write_text(json.dumps(fields))
+    self.open()
+    with self.assertRaisesRegex(ValueError, r'label_smoothing \(0.0 there'):
+      self.open(label_smoothing=0.1)
+
+  def test_a_result_without_its_network_is_not_the_end(self):
+    directory = self.open()
+    directory.finish(_state()['params'], {}, {'kept': 3})
+    shutil.rmtree(self.path / 'final')
+    self.assertIsNone(directory.result())
 
   def test_refuses_the_directory_of_another_config(self):
     self.open(seed=0, sparsity=0.9)

@@ -1,7 +1,5 @@
-import jax.numpy as jnp
 from absl.testing import absltest
 
-import ong_jax
 from experiments import report
 from experiments.config import Config
 
@@ -22,7 +20,6 @@ class ReportTest(absltest.TestCase):
     self.assertIsNone(report.estimate(Config(epochs=0), 10**8, 50_000))
 
   def test_describes_the_result(self):
-    summary = ong_jax.summarize({'fc': {'kernel': jnp.array([[True, False]])}})
     result = {
       'method': 'ong',
       'dataset': 'cifar10',
@@ -30,17 +27,28 @@ class ReportTest(absltest.TestCase):
       'seed': 3,
       'test_accuracy': 0.51239,
       'sparsity': 0.5,
+      'kept': 1,
+      'prunable': 2,
+      'empty_layers': 0,
+      'empty_filters': 1,
+      'not_finite': [],
+      'layers': [
+        {'path': 'fc/kernel', 'shape': [1, 2], 'kept': 1, 'empty_filters': 1}
+      ],
       'sparsity_all': 0.25,
       'seconds': 130.0,
       'steps_per_second': 2.5,
       'device': '1 x cpu',
     }
-    text = report.describe(result, summary)
+    text = report.describe(result)
     self.assertIn('ong on cifar10, resnet8, seed 3', text)
     self.assertIn('test accuracy  51.24%, at the last step', text)
     self.assertIn('50.0000% of the prunable weights, 25.0000% of all', text)
     self.assertIn('2 minutes, 2.50 steps/s, 1 x cpu', text)
-    self.assertIn('fc/kernel', text)
+    self.assertRegex(text, r'fc/kernel +1x2 +1 +50.00% +1')
+    self.assertNotIn('DIVERGED', text)
+    text = report.describe(result | {'not_finite': ['fc/kernel']})
+    self.assertIn("DIVERGED: not finite are ['fc/kernel']", text)
 
 
 if __name__ == '__main__':
