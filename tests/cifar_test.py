@@ -1,0 +1,110 @@
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import chex
+from absl.testing import absltest
+
+from experiments import checkpoints, methods
+
+_ROOT = pathlib.Path(__file__).parents[1]
+
+
+class CommandLineTest(absltest.TestCase):
+  """Runs of the command line that are stopped and go on."""
+
+  def command(self, workdir):
+    return [
+      sys.executable,
+      *('-m', 'experiments.cifar', f'--workdir={workdir}', '--save_every_s=0'),
+      *('--method=magnitude', '--sparsity=0.9', '--model=resnet8'),
+      *('--dataset=synthetic', '--batch_size=64', '--dense_epochs=1'),
+      '--epochs=2',
+    ]
+
+  def start(self, workdir):
+    return subprocess.Popen(
+      self.command(workdir),
+      cwd=_ROOT,
+      env={**os.environ, 'XLA_FLAGS': ''},  # One device is faster.
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+
+  def finish(self, workdir):
+    process = self.start(workdir)
+    output, _ = process.communicate()
+    self.assertEqual(process.returncode, 0, output)
+    return output
+
+  def test_ends_in_the_same_bits_after_kill_and_after_terminate(self):
+    whole = self.create_tempdir().full_path
+    self.finish(whole)
+    stopped = self.create_tempdir().full_path
+    for number, step in ((signal.SIGKILL, 12), (signal.SIGTERM, 16)):
+      process = self.start(stopped)
+      directory = pathlib.Path(stopped, 'checkpoints')
+      deadline = time.monotonic() + 300
+      while not any(
+        int(p.name) >= step for p in directory.glob('*') if p.name.isdigit()
+      ):
+        self.assertIsNone(process.poll(), 'ended before it was stopped')
+        self.assertLess(time.monotonic(), deadline)
+        time.sleep(0.01)
+      process.send_signal(number)
+      output, _ = process.communicate()
+      if number == signal.SIGTERM:
+        self.assertEqual(process.returncode, 130, output)
+        self.assertIn('The same command goes on from there.', output)
+      else:
+        self.assertEqual(process.returncode, -signal.SIGKILL, output)
+    self.assertIn('Resumed at step', self.finish(stopped))
+    chex.assert_trees_all_equal(
+      checkpoints.load_final(whole)[:2], checkpoints.load_final(stopped)[:2]
+    )
+    results = [
+      json.loads(pathlib.Path(path, 'result.json').read_text())
+      for path in (whole, stopped)
+    ]
+    self.assertEqual(*(result['test_accuracy'] for result in results))
+    metrics = [
+      [
+        {k: v for k, v in json.loads(line).items() if k != 'seconds'}
+        for line in pathlib.Path(path, 'metrics.jsonl').read_text().splitlines()
+      ]
+      for path in (whole, stopped)
+    ]
+    self.assertEqual(*metrics)
+    self.assertLen(metrics[0], 3)
+
+  def test_an_error_is_one_sentence(self):
+    process = subprocess.run(
+      [*self.command('unused'), '--sparsity=1.5'],
+      cwd=_ROOT,
+      capture_output=True,
+      text=True,
+    )
+    self.assertEqual(process.returncode, 1)
+    self.assertEqual(
+      process.stderr, 'Error: `sparsity` must lie in [0, 1), got 1.5.\n'
+    )
+
+  def test_list_names_every_method(self):
+    process = subprocess.run(
+      [sys.executable, '-m', 'experiments.cifar', '--method=list'],
+      cwd=_ROOT,
+      capture_output=True,
+      text=True,
+    )
+    self.assertEqual(process.returncode, 0, process.stderr)
+    names = [line.split()[0] for line in process.stdout.splitlines()]
+    self.assertEqual(names, list(methods.METHODS))
+
+
+if __name__ == '__main__':
+  absltest.main()
