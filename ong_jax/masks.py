@@ -75,31 +75,35 @@ def check_like(tree: Params, mask: Mask) -> None:
 
   try:
     kept = jax.tree.structure(tree).flatten_up_to(mask)
+    if not jax.tree_util.all_leaves([m for m in kept if m is not None]):
+      raise ValueError('The mask goes deeper than the params.')
   except ValueError as error:
-    ours, theirs = (
+    ours, theirs, with_none = (
       {
         name_of(path)
-        for path, _ in jax.tree_util.tree_leaves_with_path(
-          t, is_leaf=lambda x: x is None
-        )
+        for path, _ in jax.tree_util.tree_leaves_with_path(t, is_leaf=is_leaf)
       }
-      for t in (tree, mask)
+      for t, is_leaf in (
+        (tree, None),
+        (mask, None),
+        (mask, lambda x: x is None),
+      )
     )
     raise ValueError(
       'The mask must have the tree structure of the params, with `None` for '
       'what is not prunable. '
       f'Only the mask has {sorted(theirs - ours)[:4]}; '
-      f'only the params have {sorted(ours - theirs)[:4]}. '
+      f'only the params have {sorted(ours - with_none)[:4]}. '
       f'The params are a {type(tree).__name__}, the mask a '
       f'{type(mask).__name__}.'
     ) from error
   for (path, leaf), m in zip(jax.tree_util.tree_leaves_with_path(tree), kept):
     if m is None:
       continue
-    if jnp.shape(m) != jnp.shape(leaf):
+    if np.shape(m) != np.shape(leaf):
       raise ValueError(
-        f"Mask leaf '{name_of(path)}' has shape {jnp.shape(m)}, but its "
-        f'parameter has shape {jnp.shape(leaf)}.'
+        f"Mask leaf '{name_of(path)}' has shape {np.shape(m)}, but its "
+        f'parameter has shape {np.shape(leaf)}.'
       )
     if jnp.result_type(m) != jnp.bool_:
       raise TypeError(

@@ -36,7 +36,7 @@ def top_k(scores: Scores, counts: Counts) -> Mask:
   Raises:
     ValueError: a count is negative or above the number of scores (checked
       unless it is traced), or the trees differ.
-    TypeError: a count is no integer.
+    TypeError: a count is no integer, or a score no float.
 
   Example:
     >>> scores = {'a': jnp.array([1.0, 3.0, 3.0]), 'b': jnp.array([2.0, 3.0])}
@@ -68,6 +68,11 @@ def top_k(scores: Scores, counts: Counts) -> Mask:
       raise ValueError(
         f"'{name}' has {size} scores; at most {2**31 - 1} are ranked together. "
         'Rank the leaves apart, with a count for each.'
+      )
+  for leaf in leaves:
+    if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+      raise TypeError(
+        f'`scores` must be floating-point numbers; got {leaf.dtype}.'
       )
   if not leaves:
     return scores

@@ -43,7 +43,7 @@ def random(key: jax.Array) -> Score:
     (2, 2)
   """
   return lambda weights: jax.tree.map(
-    lambda w, k: jax.random.uniform(k, w.shape),
+    lambda w, k: jax.random.uniform(k, w.shape, jnp.float32),
     weights,
     leaf_keys(key, weights),
   )
@@ -122,7 +122,7 @@ def as_matrix(kernel: jax.Array) -> jax.Array:
     (72, 16)
   """
   matrix = jnp.abs(kernel).reshape(-1, kernel.shape[-1])
-  return matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32))
+  return _at_least_float32(matrix)
 
 
 def _guarded(rank: Rank, v: jax.Array) -> int:
@@ -131,11 +131,16 @@ def _guarded(rank: Rank, v: jax.Array) -> int:
   return max(1, min(wanted, min(v.shape) // 2))
 
 
-def _check_count(name: str, value: int) -> None:
-  if not isinstance(value, numbers.Integral) or value < 1:
+def _check_count(name: str, value: int, lowest: int) -> None:
+  if not isinstance(value, numbers.Integral) or value < lowest:
     raise ValueError(
-      f'`{name}` must be an integer of at least 1; got {value!r}.'
+      f'`{name}` must be an integer of at least {lowest}; got {value!r}.'
     )
+
+
+def _at_least_float32(x: jax.Array) -> jax.Array:
+  """Half precision overflows where it is squared."""
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def ong(
@@ -173,7 +178,7 @@ def ong(
   """
 
   if not callable(rank):
-    _check_count('rank', rank)
+    _check_count('rank', rank, lowest=1)
   return lambda weights: _by_group(key, weights, saliency, rank, options)
 
 
@@ -188,6 +193,7 @@ def normalized(score: Score) -> Score:
   """
 
   def normalize(s):
+    s = _at_least_float32(whole(s))
     rms = jnp.sqrt(jnp.mean(jnp.square(s)))
     return s / jnp.where(rms > 0, rms, 1)
 
@@ -211,7 +217,7 @@ def lamp(score: Score) -> Score:
   """
 
   def adapt(s):
-    s = whole(s)
+    s = _at_least_float32(whole(s))
     squares = jnp.square(s).ravel()
     ascending = jnp.sort(squares)
     tails = jnp.cumsum(ascending[::-1])[::-1]  # From each to the highest.
@@ -231,7 +237,8 @@ def at_least(score: Score, num_weights: int) -> Score:
 
   Args:
     score: the score that decides within and beyond the floors.
-    num_weights: kept in every filter at least, or all if it has fewer.
+    num_weights: kept in every filter at least, or all if it has fewer; 0 is no
+      floor.
 
   Example:
     >>> floor = at_least(magnitude, 1)
@@ -240,7 +247,7 @@ def at_least(score: Score, num_weights: int) -> Score:
            [ 8., inf]], dtype=float32)
   """
 
-  _check_count('num_weights', num_weights)
+  _check_count('num_weights', num_weights, lowest=0)
 
   def raise_floor(s):
     s = whole(s)

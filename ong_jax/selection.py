@@ -59,7 +59,7 @@ def is_kernel(path: jax.tree_util.KeyPath, leaf: jax.Array) -> bool:
   names = name_of(path).split('/')
   if names[-1] == 'value':
     names.pop()
-  return names[-1:] == ['kernel'] and jnp.ndim(leaf) >= 2
+  return names[-1:] == ['kernel'] and np.ndim(leaf) >= 2
 
 
 def select(params: Params, prunable: Predicate = is_kernel) -> Weights:
@@ -92,7 +92,7 @@ def select(params: Params, prunable: Predicate = is_kernel) -> Weights:
         'weights must be real floating-point numbers. Pass a `prunable` that '
         'leaves it out.'
       )
-    if not jnp.size(leaf):
+    if not np.size(leaf):
       raise ValueError(
         f"Leaf '{name_of(path)}' is prunable, but has no weights: its shape is "
         f'{leaf.shape}. Pass a `prunable` that leaves it out.'

@@ -1,0 +1,290 @@
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import parameterized
+
+from ong_jax import nmf
+
+KEY = jax.random.key(0)
+SOLVERS = (
+  ('hals', nmf.hals),
+  ('multiplicative', nmf.multiplicative),
+  ('kl', nmf.kl),
+)
+P, Q = np.array([3, 0, 5, 1, 4, 2]), np.array([4, 2, 0, 3, 1])
+
+
+def positive(seed, *shape):
+  return np.random.default_rng(seed).uniform(0.1, 1, shape)
+
+
+V, W0, H0 = positive(0, 6, 5), positive(1, 6, 2), positive(2, 2, 5)
+
+
+def start_at(w, h):
+  """A start that is the same whatever the key."""
+  return lambda key, v, rank: (jnp.asarray(w, v.dtype), jnp.asarray(h, v.dtype))
+
+
+def product(v, rank=2, key=KEY, **options):
+  factors = nmf.nmf(key, jnp.asarray(v), rank, **options)
+  return factors.w @ factors.h
+
+
+@partial(jax.jit, static_argnames=('solver', 'sweeps'))
+def losses(solver, v, w, h, sweeps):
+  """The loss after every sweep, and where the last one led."""
+
+  def body(factors, _):
+    factors = solver.sweep(v, *factors)
+    return factors, solver.loss(v, *factors)
+
+  factors, after = jax.lax.scan(body, (w, h), length=sweeps)
+  return jnp.append(solver.loss(v, w, h), after), *factors
+
+
+def numpy_hals(v, w, h, sweeps):
+  w, h = w.copy(), h.copy()
+  for _ in range(sweeps):
+    for k in range(len(h)):
+      step = v @ h[k] - w @ (h @ h[k])
+      w[:, k] = np.maximum(w[:, k] + step / (h[k] @ h[k]), 0)
+    for k in range(len(h)):
+      step = w[:, k] @ v - (w[:, k] @ w) @ h
+      h[k] = np.maximum(h[k] + step / (w[:, k] @ w[:, k]), 0)
+  return w, h
+
+
+class NmfTest(parameterized.TestCase):
+  @parameterized.named_parameters(*SOLVERS)
+  def test_factors_are_finite_and_non_negative_and_shaped(self, solver):
+    v = jnp.asarray(np.where(V > 0.7, V, 0), jnp.float32)
+    w, h, loss, sweeps = nmf.nmf(KEY, v, 2, solver=solver)
+    chex.assert_shape([w, h, loss, sweeps], [(6, 2), (2, 5), (), ()])
+    chex.assert_tree_all_finite((w, h, loss))
+    self.assertGreaterEqual(min(w.min(), h.min()), 0)
+    np.testing.assert_allclose(loss, solver.loss(v, w, h), 1e-4)
+    self.assertLess(loss, solver.loss(v, *nmf.random_start(KEY, v, 2)))
+
+  @parameterized.named_parameters(
+    ('rank', {'rank': 0}, '^`rank` must be an integer of at .* 1; got 0.$'),
+    ('float', {'rank': 2.0}, '^`rank` must be an integer of .* 1; got 2.0.$'),
+    ('sweeps', {'max_sweeps': 0}, '^`max_sweeps` must be .* 1; got 0.$'),
+    ('restarts', {'restarts': -1}, '^`restarts` must be .* 1; got -1.$'),
+    ('tol', {'tol': 1.0}, r'^`tol` must lie in \[0, 1\); got 1.0.$'),
+    ('nan_tol', {'tol': np.nan}, r'^`tol` must lie in \[0, 1\); got nan.$'),
+    ('vector', {'v': np.ones(3)}, r'^`v` must be a matrix .* is \(3,\).$'),
+    ('negative', {'v': -np.eye(2)}, '^`v` must be .* lowest entry is -1.0,'),
+    ('nan', {'v': np.array([[1.0, np.nan]])}, '^`v` must be finite and non-'),
+    ('inf', {'v': np.array([[1.0, np.inf]])}, '^`v` must .* its highest inf.$'),
+  )
+  def test_refuses_before_it_starts(self, changes, message):
+    def start(key, v, rank):
+      raise AssertionError('The factorization was started.')
+
+    arguments = {'v': np.eye(2), 'rank': 1, 'start': start} | changes
+    with self.assertRaisesRegex(ValueError, message):
+      nmf.nmf(KEY, **arguments)
+
+  @parameterized.named_parameters(
+    ('hals', nmf.hals, nmf.nndsvd, 1e-5),
+    ('multiplicative', nmf.multiplicative, nmf.nndsvda, 0.05),
+    ('kl', nmf.kl, nmf.nndsvda, 0.05),
+  )
+  def test_degenerate_matrices(self, solver, other_start, rtol):
+    def fit(v, start=nmf.random_start):
+      v = jnp.asarray(v, jnp.float32)
+      factors = nmf.nmf(KEY, v, 2, solver=solver, start=start, tol=0)
+      chex.assert_tree_all_finite(factors)
+      return factors.w @ factors.h
+
+    ones, hole = np.ones((6, 5)), np.where(np.arange(6) == 2, 0, 1)[:, None]
+    for start in nmf.random_start, other_start:
+      np.testing.assert_array_equal(fit(0 * ones, start), 0 * ones)
+      np.testing.assert_allclose(fit(3 * ones, start), 3 * ones, rtol)
+    np.testing.assert_array_equal(fit(V * hole)[2], np.zeros(5))
+    np.testing.assert_allclose(fit(V[:1]), V[:1], 1e-5)
+    np.testing.assert_allclose(fit(V[:, :1]), V[:, :1], 1e-5)
+
+  def test_a_rank_above_the_smaller_side(self):
+    v = jnp.asarray(V, jnp.float32)
+    for rank in (5, 7):
+      factors = nmf.nmf(KEY, v, rank, start=nmf.nndsvd)
+      chex.assert_shape([factors.w, factors.h], [(6, rank), (rank, 5)])
+      chex.assert_tree_all_finite(factors)
+      np.testing.assert_array_equal(factors.w[:, 5:], np.zeros((6, rank - 5)))
+    self.assertLess(np.linalg.norm(product(v, 7) - V), 0.1)
+
+  def test_jit_and_vmap_and_precision_agree(self):
+    stack = np.stack([V, positive(3, 6, 5), 9 * positive(4, 6, 5)])
+    solve = partial(product, start=start_at(W0, H0), max_sweeps=20)
+    with jax.enable_x64(True):
+      exact = np.asarray(jax.vmap(solve)(stack))
+    stack = stack.astype(np.float32)
+    mapped = jax.vmap(solve)(stack)
+    jitted = jax.jit(solve)
+    for i in range(3):
+      x = solve(stack[i])
+      np.testing.assert_allclose(jitted(stack[i]), x, 1e-5)
+      np.testing.assert_allclose(mapped[i], x, 1e-5)
+      np.testing.assert_allclose(exact[i], x, 1e-4)
+
+  def test_bfloat16_is_factorized_in_float32(self):
+    v = jnp.asarray(V, jnp.bfloat16)
+    factors = nmf.nmf(KEY, v, 2)
+    self.assertEqual(factors.w.dtype, jnp.float32)
+    chex.assert_trees_all_equal(factors, nmf.nmf(KEY, v.astype('float32'), 2))
+
+  def test_products_ask_for_full_precision(self):
+    # Which a CPU gives unasked; accelerators do not.
+    jaxpr = str(jax.make_jaxpr(lambda v: nmf.nmf(KEY, v, 2))(V))
+    self.assertIn('dot_general', jaxpr)
+    self.assertEqual(jaxpr.count('dot_general'), jaxpr.count('HIGHEST') / 2)
+
+  def test_stops_when_the_loss_stalls_or_at_max_sweeps(self):
+    v = jnp.asarray(V, jnp.float32)
+    sweeps = [nmf.nmf(KEY, v, 3, tol=t).sweeps for t in (0.3, 1e-3, 1e-5)]
+    self.assertEqual([n % 10 for n in sweeps], [0, 0, 0])
+    self.assertLess(sweeps[0], sweeps[1])
+    self.assertLess(sweeps[1], sweeps[2])
+    self.assertLess(sweeps[2], 200)
+    self.assertEqual(nmf.nmf(KEY, v, 3, tol=0, max_sweeps=13).sweeps, 13)
+
+  def test_restarts_return_the_best(self):
+    v = jnp.asarray(V, jnp.float32)
+    keys = jax.random.split(KEY, 4)
+    single = [nmf.nmf(key, v, 3, max_sweeps=10).loss for key in keys]
+    self.assertGreater(np.sort(single)[1], 1.01 * min(single))
+    best = nmf.nmf(KEY, v, 3, max_sweeps=10, restarts=4)
+    np.testing.assert_allclose(best.loss, min(single), 1e-4)
+    np.testing.assert_allclose(nmf.hals.loss(v, *best[:2]), best.loss, 1e-4)
+
+
+class Float64Test(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.enter_context(jax.enable_x64(True))
+
+  @parameterized.named_parameters(
+    (f'{name}_{dtype}', solver, dtype, slack)
+    for name, solver in SOLVERS
+    for dtype, slack in (('float64', 1e-9), ('float32', 1e-5))
+  )
+  def test_loss_never_rises(self, solver, dtype, slack):
+    start = [jnp.asarray(x, dtype) for x in (V, W0, H0)]
+    f, *_ = losses(solver, *start, sweeps=60)
+    self.assertEqual(f.dtype, dtype)
+    self.assertTrue(np.all(f[1:] <= f[:-1] * (1 + slack)), f)
+    self.assertLess(f[-1], 0.5 * f[0])
+
+  @parameterized.named_parameters(*SOLVERS[:2])
+  def test_rank_one_is_the_leading_singular_pair(self, solver):
+    x = product(V, 1, solver=solver, max_sweeps=500, tol=0)
+    u, s, vt = np.linalg.svd(V)
+    np.testing.assert_allclose(x, s[0] * np.outer(u[:, 0], vt[0]), 1e-10)
+
+  def test_rank_one_of_kl_is_the_product_of_the_marginals(self):
+    x = product(V, 1, solver=nmf.kl, max_sweeps=1)
+    np.testing.assert_allclose(x, np.outer(V.sum(1), V.sum(0)) / V.sum(), 1e-13)
+
+  def test_kl_reproduces_the_marginals(self):
+    w, h = nmf.kl.sweep(V, jnp.asarray(W0), jnp.asarray(H0))
+    # `h` is updated first, against the `w` of before.
+    np.testing.assert_allclose((W0 @ h).sum(0), V.sum(0), 1e-13)
+    np.testing.assert_allclose((w @ h).sum(1), V.sum(1), 1e-13)
+
+  def test_multiplicative_is_the_rule_of_lee_and_seung(self):
+    w, h = nmf.multiplicative.sweep(V, jnp.asarray(W0), jnp.asarray(H0))
+    expected_h = H0 * (W0.T @ V) / (W0.T @ W0 @ H0)
+    expected_w = W0 * (V @ expected_h.T) / (W0 @ expected_h @ expected_h.T)
+    np.testing.assert_allclose(h, expected_h, 1e-10)
+    np.testing.assert_allclose(w, expected_w, 1e-10)
+
+  def test_hals_agrees_with_numpy(self):
+    w, h, *_ = nmf.nmf(
+      KEY, jnp.asarray(V), 2, start=start_at(W0, H0), max_sweeps=25, tol=0
+    )
+    expected_w, expected_h = numpy_hals(V, W0, H0, 25)
+    np.testing.assert_allclose(w @ h, expected_w @ expected_h, 1e-10)
+    np.testing.assert_allclose(w, expected_w, 1e-9, 1e-12)
+    np.testing.assert_allclose(h, expected_h, 1e-9, 1e-12)
+
+  def test_hals_ends_at_a_stationary_point(self):
+    _, w, h = losses(nmf.hals, *map(jnp.asarray, (V, W0, H0)), sweeps=3000)
+    r, norm = V - w @ h, np.sum(V**2)
+    self.assertLess(abs(np.sum(r * (w @ h))) / norm, 1e-10)
+    np.testing.assert_allclose(np.sum((w @ h) ** 2) + np.sum(r**2), norm, 1e-10)
+    self.assertGreaterEqual(min((-r @ h.T).min(), (-w.T @ r).min()), -1e-8)
+
+  @parameterized.named_parameters(*SOLVERS)
+  def test_stays_at_an_exact_factorization(self, solver):
+    v, start = jnp.asarray(W0 @ H0), start_at(W0, H0)
+    w, h, *_ = nmf.nmf(KEY, v, 2, solver=solver, start=start)
+    np.testing.assert_allclose(w @ h, v, 1e-10)
+    np.testing.assert_allclose(w, W0, 1e-7)
+
+  def test_a_higher_rank_fits_no_worse_and_none_better_than_the_svd(self):
+    s = np.linalg.svd(V, compute_uv=False)
+    w, h, before = np.zeros((6, 0)), np.zeros((0, 5)), 0.5 * np.sum(V**2)
+    for rank in range(1, 5):  # From the last solution and a component of zero.
+      w = np.hstack([w, np.zeros((6, 1))])
+      h = np.vstack([h, positive(rank, 1, 5)])
+      start = start_at(w, h)
+      w, h, loss, _ = nmf.nmf(KEY, jnp.asarray(V), rank, start=start, tol=0)
+      self.assertLess(loss, before)
+      self.assertGreaterEqual(loss, 0.5 * np.sum(s[rank:] ** 2) - 1e-12)
+      before = loss
+
+  @parameterized.named_parameters(*SOLVERS)
+  def test_gauge_and_scale_and_permutation_of_the_start(self, solver):
+    d, c = np.array([0.2, 7.0]), 7.3
+
+    def fit(v, w, h):
+      return product(v, solver=solver, start=start_at(w, h))
+
+    x = fit(V, W0, H0)
+    np.testing.assert_allclose(fit(V, W0 * d, H0 / d[:, None]), x, 1e-9)
+    scaled = fit(c * V, np.sqrt(c) * W0, np.sqrt(c) * H0)
+    np.testing.assert_allclose(scaled, c * x, 1e-9)
+    permuted = fit(V[P][:, Q], W0[P], H0[:, Q])
+    np.testing.assert_allclose(permuted, x[P][:, Q], 1e-9)
+
+  @parameterized.named_parameters(
+    ('rank_one', 1, nmf.random_start), ('nndsvd', 3, nmf.nndsvd)
+  )
+  def test_permutation_needs_no_permuted_start(self, rank, start):
+    x = product(V, rank, start=start, tol=0)
+    permuted = product(V[P][:, Q], rank, start=start, tol=0)
+    np.testing.assert_allclose(permuted, x[P][:, Q], 1e-8)
+
+
+class StartTest(parameterized.TestCase):
+  def test_random_start_has_the_scale_of_the_matrix(self):
+    v = jnp.full((400, 300), 10.0)
+    w, h = nmf.random_start(KEY, v, 5)
+    chex.assert_shape([w, h], [(400, 5), (5, 300)])
+    self.assertGreaterEqual(min(w.min(), h.min()), 0)
+    # E |N(0, 1)|^2 = 1, so the mean square is mean(V) / rank.
+    np.testing.assert_allclose(jnp.mean(w**2), 2, 0.1)
+    np.testing.assert_allclose(jnp.mean(h**2), 2, 0.1)
+    chex.assert_trees_all_equal(nmf.random_start(KEY, v, 5), (w, h))
+    other, _ = nmf.random_start(jax.random.key(1), v, 5)
+    self.assertFalse(np.any(other == w))
+
+  def test_nndsvd_by_hand(self):
+    # Eigenvalues 3 +- sqrt(2), the first vector (cos pi/8, sin pi/8). Of the
+    # second, (sin pi/8, -cos pi/8), only the larger part is taken.
+    v = jnp.array([[4.0, 1.0], [1.0, 2.0]])
+    big, small = np.sqrt([3 + 2**0.5, 3 - 2**0.5])
+    cos, sin = np.cos(np.pi / 8), np.sin(np.pi / 8)
+    expected = np.array([[big * cos, 0], [big * sin, small * cos]])
+    w, h = nmf.nndsvd(KEY, v, 2)
+    np.testing.assert_allclose(w, expected, atol=1e-6)
+    np.testing.assert_allclose(h, expected.T, atol=1e-6)
+    filled = np.where(expected > 0, expected, 2.0)  # The mean of V.
+    w, h = nmf.nndsvda(KEY, v, 2)
+    np.testing.assert_allclose(w, filled, atol=1e-6)
+    np.testing.assert_allclose(h, filled.T, atol=1e-6)

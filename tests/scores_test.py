@@ -1,0 +1,243 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import parameterized
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ong_jax import nmf, ranking, saliency, scores
+
+KEY = jax.random.key(0)
+
+
+def normal(seed, *shape):
+  values = np.random.default_rng(seed).normal(size=shape)
+  return jnp.asarray(values, jnp.float32)
+
+
+def constant(leaf):
+  """A score that is `leaf`, whatever the weights."""
+  return lambda weights: {'kernel': jnp.asarray(leaf)}
+
+
+class SimpleScoresTest(parameterized.TestCase):
+  def test_magnitude(self):
+    weights = {'a': {'kernel': jnp.array([[-2.0, 0.5]])}, 'b': None}
+    expected = {'a': {'kernel': jnp.array([[2.0, 0.5]])}, 'b': None}
+    chex.assert_trees_all_equal(scores.magnitude(weights), expected)
+
+  def test_random_is_uniform(self):
+    drawn = scores.random(KEY)({'kernel': jnp.zeros((50, 40)), 'bias': None})
+    self.assertIsNone(drawn['bias'])
+    drawn = np.sort(drawn['kernel'].ravel())
+    self.assertEqual(drawn.dtype, np.float32)
+    expected = (np.arange(2000) + 0.5) / 2000
+    np.testing.assert_allclose(drawn, expected, atol=0.05)
+
+  def test_random_draws_by_key_and_path(self):
+    a, b = jnp.zeros((50, 40)), jnp.ones((50, 40))
+    drawn = scores.random(KEY)({'a': a, 'b': b})
+    self.assertFalse(jnp.any(drawn['a'] == drawn['b']))
+    alone = scores.random(jax.random.key(0))({'b': a})
+    chex.assert_trees_all_equal(alone['b'], drawn['b'])
+    other = scores.random(jax.random.key(1))({'b': b})
+    self.assertFalse(jnp.any(other['b'] == drawn['b']))
+
+  def test_random_is_float32_in_x64_mode_too(self):
+    weights = {'kernel': jnp.zeros((50, 40))}
+    drawn = scores.random(KEY)(weights)
+    with jax.enable_x64(True):
+      chex.assert_trees_all_equal(scores.random(KEY)(weights), drawn)
+
+  def test_average(self):
+    score = scores.average([constant([[1.0, 2.0]]), constant([[3.0, 8.0]])])
+    chex.assert_trees_all_equal(score({}), {'kernel': jnp.array([[2.0, 5.0]])})
+
+
+class OngTest(parameterized.TestCase):
+  @parameterized.named_parameters(
+    ('convolution', (3, 2, 4, 6)), ('dense', (12, 8))
+  )
+  def test_a_score_returns_to_its_own_weight(self, shape):
+    kernel = 1 + jnp.arange(np.prod(shape), dtype=jnp.float32).reshape(shape)
+    score = scores.ong(KEY, saliency=lambda v, w, h: v, max_sweeps=1)
+    chex.assert_trees_all_equal(score({'a': -kernel, 'b': None})['a'], kernel)
+    matrix = scores.as_matrix(-kernel)  # [fan_in, features].
+    chex.assert_shape(matrix, (np.prod(shape[:-1]), shape[-1]))
+    np.testing.assert_array_equal(
+      matrix[:, 2], np.moveaxis(kernel, -1, 0)[2].ravel()
+    )
+
+  def test_each_kernel_gets_its_own_factors(self):
+    weights = {
+      'a': normal(0, 12, 8),
+      'b': {'kernel': normal(1, 3, 4, 8), 'bias': None},
+      'c': normal(2, 12, 8),
+    }
+    factors = scores.factorize(KEY, weights, 4)
+    residuals = scores.ong(KEY, rank=4)(weights)
+    self.assertIsNone(factors['b']['bias'])
+    chex.assert_trees_all_equal_shapes(residuals, weights)
+    for weight, f, residual in (
+      (weights['a'], factors['a'], residuals['a']),
+      (
+        weights['b']['kernel'],
+        *(x['b']['kernel'] for x in (factors, residuals)),
+      ),
+      (weights['c'], factors['c'], residuals['c']),
+    ):
+      v = jnp.abs(weight).reshape(12, 8)
+      np.testing.assert_allclose(nmf.hals.loss(v, f.w, f.h), f.loss, 1e-4)
+      expected = jnp.abs(v - f.w @ f.h).reshape(weight.shape)
+      np.testing.assert_allclose(residual, expected, atol=1e-5)
+    # A kernel gets the same without the others, as its key is of its path.
+    alone = scores.factorize(KEY, {'b': weights['b']}, 4)
+    chex.assert_trees_all_close(alone['b'], factors['b'], rtol=1e-3, atol=1e-5)
+
+  @parameterized.named_parameters(
+    ('small_kernel', (12, 8), 7, 4),
+    ('large_kernel', (16, 20), 7, 7),
+    ('function', (16, 20), saliency.rank_ratio(0.2), 4),
+    ('smallest', (3, 20), 7, 1),
+    ('row', (1, 20), 7, 1),
+  )
+  def test_rank_stays_below_half_the_smaller_side(self, shape, rank, expected):
+    factors = jax.eval_shape(
+      lambda w: scores.factorize(KEY, {'kernel': w}, rank), jnp.ones(shape)
+    )
+    chex.assert_shape(factors['kernel'].w, (shape[0], expected))
+    chex.assert_shape(factors['kernel'].h, (expected, shape[1]))
+
+  def test_refuses_a_rank_below_one(self):
+    with self.assertRaisesRegex(ValueError, '^`rank` must be .* 1; got 0.$'):
+      scores.ong(KEY, rank=0)
+    with self.assertRaisesRegex(ValueError, '^`rank` must be .*; got 2.5.$'):
+      scores.ong(KEY, rank=2.5)
+
+  @parameterized.named_parameters(('row', (1, 6)), ('column', (2, 3, 1)))
+  def test_a_single_row_or_column_is_scored_by_magnitude(self, shape):
+    kernel = normal(0, *shape)
+    found = scores.ong(KEY)({'kernel': kernel})['kernel']
+    chex.assert_trees_all_equal(found, jnp.abs(kernel))
+
+  def test_options_reach_the_factorization(self):
+    weights = {'kernel': normal(0, 12, 8)}
+    factors = scores.factorize(
+      KEY, weights, 2, solver=nmf.kl, start=nmf.nndsvda, max_sweeps=3, tol=0.0
+    )['kernel']
+    v = jnp.abs(weights['kernel'])
+    expected = nmf.nmf(
+      KEY, v, 2, solver=nmf.kl, start=nmf.nndsvda, max_sweeps=3, tol=0.0
+    )
+    self.assertEqual(factors.sweeps, 3)
+    np.testing.assert_allclose(factors.loss, expected.loss, 1e-4)
+
+  def test_residual_finds_planted_spikes_where_magnitude_does_not(self):
+    rng = np.random.default_rng(0)
+    low_rank = rng.exponential(size=(64, 3)) @ rng.exponential(size=(3, 576))
+    spikes = np.zeros(low_rank.size, bool)
+    spikes[rng.choice(low_rank.size, 300, replace=False)] = True
+    spikes = spikes.reshape(low_rank.shape)
+    weights = {'kernel': jnp.asarray(low_rank + 5 * spikes, jnp.float32)}
+
+    def share_found(score):
+      kept = ranking.top_k(score(weights), 300)['kernel']
+      return np.mean(kept[spikes])
+
+    self.assertEqual(share_found(scores.ong(KEY, rank=3)), 1)
+    self.assertLess(share_found(scores.magnitude), 0.5)
+
+
+class ScoresOfScoresTest(parameterized.TestCase):
+  def test_normalized_by_hand(self):
+    weights = {  # The first has root mean square 5.
+      'a': jnp.array([[1.0, -7.0]]),
+      'b': jnp.zeros((2, 1)),
+      'c': None,
+    }
+    found = scores.normalized(scores.magnitude)(weights)
+    chex.assert_trees_all_close(found['a'], jnp.array([[0.2, 1.4]]))
+    chex.assert_trees_all_equal(found['b'], jnp.zeros((2, 1)))
+    self.assertIsNone(found['c'])
+
+  def test_lamp_by_hand(self):
+    # Squares 1, 9, 4, 4: tails 18, 9, 17 and 17, as ties share theirs.
+    found = scores.lamp(constant([[1.0, 3.0], [2.0, 2.0]]))({})['kernel']
+    expected = jnp.array([[1 / 18, 1.0], [4 / 17, 4 / 17]])
+    chex.assert_trees_all_close(found, expected, rtol=1e-6)
+
+  def test_lamp_of_zeros_is_zero(self):
+    found = scores.lamp(constant([0.0, 2.0, 0.0]))({})['kernel']
+    chex.assert_trees_all_equal(found, jnp.array([0.0, 1.0, 0.0]))
+    found = scores.lamp(constant([0.0, 0.0]))({})['kernel']
+    chex.assert_trees_all_equal(found, jnp.zeros(2))
+
+  @parameterized.named_parameters(
+    ('normalized', scores.normalized), ('lamp', scores.lamp)
+  )
+  def test_half_precision_neither_overflows_nor_vanishes(self, make):
+    for scale in (300, 1e-4):
+      s = scale * np.arange(1.0, 5.0)
+      found = make(constant(s.astype(np.float16)))({})['kernel']
+      expected = make(constant(s.astype(np.float32)))({})['kernel']
+      np.testing.assert_allclose(found, expected, 5e-3)
+
+  def test_shuffled_keeps_the_scores_of_each_leaf(self):
+    weights = {'a': jnp.arange(40.0).reshape(5, 8), 'b': 100 + jnp.arange(40.0)}
+    found = scores.shuffled(KEY, scores.magnitude)(weights | {'c': None})
+    self.assertIsNone(found['c'])
+    orders = {}
+    for name, weight in weights.items():
+      shuffled = np.asarray(found[name])
+      self.assertEqual(shuffled.shape, weight.shape)
+      np.testing.assert_array_equal(np.sort(shuffled.ravel()), weight.ravel())
+      orders[name] = tuple(shuffled.ravel() - weight.min())
+    self.assertLess(np.mean(found['a'] == weights['a']), 0.2)
+    self.assertNotEqual(orders['a'], orders['b'])
+    again = scores.shuffled(jax.random.key(0), scores.magnitude)(weights)
+    chex.assert_trees_all_equal(again['a'], found['a'])
+    other = scores.shuffled(jax.random.key(1), scores.magnitude)(weights)
+    self.assertTrue(jnp.any(other['a'] != found['a']))
+
+  def test_at_least_by_hand(self):
+    s = jnp.array([[9.0, 1.0, 0.0], [8.0, 3.0, 0.0], [7.0, 2.0, 0.0]])
+    inf = jnp.inf
+    expected = [[inf, 1, inf], [inf, inf, inf], [7, inf, 0]]
+    found = scores.at_least(constant(s), 2)({})['kernel']
+    chex.assert_trees_all_equal(found, jnp.array(expected))
+
+  @parameterized.named_parameters(('off', 0, 0), ('all', 5, 12))
+  def test_at_least_none_or_more_than_a_filter_has(self, num, expected):
+    found = scores.at_least(constant(normal(0, 3, 1, 4)), num)({})['kernel']
+    self.assertEqual(jnp.isinf(found).sum(), expected)
+
+  def test_refuses_at_once_what_makes_no_sense(self):
+    message = '^`num_weights` must be an integer of at least 0; got {}.$'
+    for num in (-1, 1.5):
+      with self.assertRaisesRegex(ValueError, message.format(num)):
+        scores.at_least(scores.magnitude, num)
+    with self.assertRaisesRegex(ValueError, '^`scores` must have at least one'):
+      scores.average([])
+
+  def test_a_floor_goes_around_what_rescales(self):
+    s = constant([[1.0, 9.0], [2.0, 8.0]])
+    found = scores.at_least(scores.lamp(s), 1)({})['kernel']
+    expected = jnp.array([[1 / 150, jnp.inf], [jnp.inf, 64 / 145]])
+    chex.assert_trees_all_close(found, expected, rtol=1e-6)
+
+
+class ShardedTest(parameterized.TestCase):
+  @parameterized.named_parameters(
+    ('residual', scores.ong(KEY, rank=2, max_sweeps=20)),
+    ('normalized', scores.normalized(scores.magnitude)),
+    ('lamp', scores.lamp(scores.magnitude)),
+    ('at_least', scores.at_least(scores.magnitude, 3)),
+    ('shuffled', scores.shuffled(KEY, scores.magnitude)),
+  )
+  def test_eight_devices_score_bit_for_bit_as_one_does(self, score):
+    mesh = jax.make_mesh((8,), ('model',), axis_types=(AxisType.Auto,))
+    weights = {'kernel': normal(0, 64, 48)}
+    sharding = NamedSharding(mesh, P(None, 'model'))
+    divided = jax.device_put(weights, sharding)
+    chex.assert_trees_all_equal(score(divided), score(weights))
