@@ -5,6 +5,7 @@ from ong_jax import nmf as nmf
 from ong_jax import saliency as saliency
 from ong_jax import scores as scores
 from ong_jax import selection as selection
+from ong_jax import starts as starts
 from ong_jax.masks import apply_mask as apply_mask
 from ong_jax.masks import pack as pack
 from ong_jax.masks import sparsity as sparsity

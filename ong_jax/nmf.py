@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-Start = Callable[[jax.Array, jax.Array, int], tuple[jax.Array, jax.Array]]
+from ong_jax.starts import Start, random_start
 
 _CHECK_EVERY = 10  # Sweeps between two looks at the loss.
 _TINY = 1e-12  # Of V's mean: what denominators are kept above.
@@ -98,79 +98,6 @@ multiplicative = Solver(_multiplicative_sweep, _frobenius)
 kl = Solver(_kl_sweep, _divergence)
 
 
-def random_start(
-  key: jax.Array, v: jax.Array, rank: int
-) -> tuple[jax.Array, jax.Array]:
-  """Starts at a |N(0, 1)| with a = sqrt(mean(V) / rank).
-
-  Example:
-    >>> w, h = random_start(jax.random.key(0), jnp.ones((4, 3)), 2)
-    >>> w.shape, h.shape, bool(w.min() > 0)
-    ((4, 2), (2, 3), True)
-  """
-  m, n = v.shape
-  # In one flat draw, which compiles several times faster than two matrices.
-  draw = jnp.abs(jax.random.normal(key, ((m + n) * rank,), v.dtype))
-  draw = draw * jnp.sqrt(v.mean() / rank)
-  return draw[: m * rank].reshape(m, rank), draw[m * rank :].reshape(rank, n)
-
-
-def nndsvd(
-  key: jax.Array, v: jax.Array, rank: int
-) -> tuple[jax.Array, jax.Array]:
-  """Starts from the non-negative parts of the singular pairs.
-
-  Deterministic: the key is not used. Permuting rows or columns of V permutes
-  the factors. Its zeros are the end of a multiplicative solver, which cannot
-  leave them: use `nndsvda` there.
-
-  References:
-    Boutsidis and Gallopoulos, SVD based initialization, 2008.
-
-  Example:
-    >>> w, h = nndsvd(jax.random.key(0), jnp.ones((4, 3)), 1)
-    >>> bool(jnp.allclose(w @ h, 1))
-    True
-  """
-  del key
-  u, s, vt = jnp.linalg.svd(v, full_matrices=False)
-  missing = max(0, rank - s.size)  # Components beyond the matrix stay 0.
-  u = jnp.pad(u[:, :rank], ((0, 0), (0, missing)))
-  s = jnp.pad(s[:rank], (0, missing))
-  vt = jnp.pad(vt[:rank], ((0, missing), (0, 0)))
-
-  def parts(sign):
-    a, b = jnp.maximum(sign * u, 0), jnp.maximum(sign * vt, 0)
-    norms = jnp.linalg.norm(a, axis=0), jnp.linalg.norm(b, axis=1)
-    return a, b, *norms
-
-  # The first pair has one sign (Perron-Frobenius), whichever it was given.
-  positive, negative = parts(1), parts(-1)
-  chosen = positive[2] * positive[3] >= negative[2] * negative[3]
-  a = jnp.where(chosen[None], positive[0], negative[0])
-  b = jnp.where(chosen[:, None], positive[1], negative[1])
-  norm_a = jnp.where(chosen, positive[2], negative[2])
-  norm_b = jnp.where(chosen, positive[3], negative[3])
-  scale = jnp.sqrt(s * norm_a * norm_b)
-  w = a * (scale / jnp.maximum(norm_a, _TINY))[None]
-  return w, b * (scale / jnp.maximum(norm_b, _TINY))[:, None]
-
-
-def nndsvda(
-  key: jax.Array, v: jax.Array, rank: int
-) -> tuple[jax.Array, jax.Array]:
-  """Starts as `nndsvd` does, with the mean of V in the place of zeros.
-
-  Example:
-    >>> w, h = nndsvda(jax.random.key(0), jnp.eye(3), 2)
-    >>> bool(w.min() > 0)
-    True
-  """
-  w, h = nndsvd(key, v, rank)
-  mean = v.mean()
-  return jnp.where(w > 0, w, mean), jnp.where(h > 0, h, mean)
-
-
 def nmf(
   key: jax.Array,
   v: jax.Array,
@@ -201,8 +128,8 @@ def nmf(
     solver: `hals`, exact coordinate descent (the default); `multiplicative`,
       Lee and Seung's rule for the same loss 1/2 ||V - W H||^2; or `kl`, theirs
       for the Kullback-Leibler divergence.
-    start: `random_start`, `nndsvd`, `nndsvda`, or any function
-      `(key, v, rank) -> (w, h)`.
+    start: `random_start`, `nndsvd` or `nndsvda` of `ong_jax.starts`, or any
+      function `(key, v, rank) -> (w, h)`.
     max_sweeps: sweeps over both factors, at most.
     tol: in [0, 1).
     restarts: factorizations from different starts, of which the one with the

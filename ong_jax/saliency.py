@@ -1,4 +1,4 @@
-"""What a factorization says of each weight, V = |W| ~ W H, and at which rank.
+"""Kernels factorized, V = |W| ~ W H, and what that says of each weight.
 
 A saliency is a function `(v, w, h) -> [m, n]` of V [m, n], W [m, rank] and
 H [rank, n]; higher is kept longer. Each depends on products W H alone, which no
@@ -7,9 +7,15 @@ rescaling or reordering of the components changes.
 
 import math
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from ong_jax import nmf
+from ong_jax.selection import leaf_keys, positions, unstack, whole
+from ong_jax.types import Weights
 
 Saliency = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 Rank = int | Callable[[jax.Array], int]
@@ -80,3 +86,114 @@ def rank_energy(energy: float) -> Rank:
     return 1 + int(jnp.sum(jnp.cumsum(squares) < energy * squares.sum()))
 
   return rank
+
+
+def factorize(
+  key: jax.Array, weights: Weights, rank: Rank = 7, **options: Any
+) -> Any:
+  """Factorizes the absolute value of every kernel, as [fan_in, features].
+
+  The rank used is max(1, min(rank, min(m, n) // 2)): close to min(m, n) the
+  residual is numerical noise. Kernels of one shape and rank are factorized
+  together, in one program.
+
+  Args:
+    key: of the starts; a leaf's own key is made from its path.
+    weights: tree of arrays of one dimension or more.
+    rank: an int, or a function of the matrix such as `rank_ratio(0.1)`.
+    **options: of `nmf.nmf`: solver, start, max_sweeps, tol, restarts.
+
+  Returns:
+    Tree with an `nmf.NMF` for each array. Its `loss` and `sweeps` tell how
+    the factorization went.
+
+  Example:
+    >>> weights = {'kernel': jnp.ones((3, 3, 8, 16)), 'bias': None}
+    >>> factors = factorize(jax.random.key(0), weights)
+    >>> factors['kernel'].w.shape, factors['kernel'].h.shape
+    ((72, 7), (7, 16))
+  """
+  return evaluate(key, weights, None, rank, options)
+
+
+def evaluate(
+  key: jax.Array,
+  weights: Weights,
+  saliency: Saliency | None,
+  rank: Rank,
+  options: dict[str, Any],
+) -> Any:
+  """Scores weights by a saliency; without one returns the factorizations.
+
+  Kernels of one shape and rank are stacked, and all stacks are one program. A
+  matrix with a single row or column has no structure to find, and is scored by
+  magnitude.
+
+  Args:
+    key, weights, rank, options: of `factorize`.
+    saliency: `(v, w, h) -> [m, n]`.
+
+  Example:
+    >>> evaluate(jax.random.key(0), {'a': jnp.ones((1, 2))}, recon, 7, {})
+    {'a': Array([[1., 1.]], dtype=float32)}
+  """
+  weights = jax.tree.map(whole, weights)
+  leaves, treedef = jax.tree.flatten(weights)
+  keys = jax.tree.leaves(leaf_keys(key, weights))
+  ranks = [_guarded(rank, as_matrix(leaf)) for leaf in leaves]
+  groups = positions((x.shape, r) for x, r in zip(leaves, ranks))
+  results = _solve(
+    [[keys[i] for i in group] for group in groups],
+    [[leaves[i] for i in group] for group in groups],
+    ranks=tuple(ranks[group[0]] for group in groups),
+    saliency=saliency,
+    options=tuple(sorted(options.items())),
+  )
+  return treedef.unflatten(unstack(groups, results))
+
+
+@partial(jax.jit, static_argnames=('ranks', 'saliency', 'options'))
+def _solve(keys, kernels, *, ranks, saliency, options):
+  """One program for all groups; in each, kernels of one shape and rank."""
+
+  def one(key, kernel, rank):
+    v = as_matrix(kernel)
+    factors = nmf.nmf(key, v, rank, **dict(options))
+    if saliency is None:
+      return factors
+    if min(v.shape) < 2:  # No structure to find.
+      return v.reshape(kernel.shape)
+    with jax.default_matmul_precision('highest'):
+      return saliency(v, factors.w, factors.h).reshape(kernel.shape)
+
+  return [
+    jax.vmap(partial(one, rank=rank))(jnp.stack(k), jnp.stack(x))
+    for k, x, rank in zip(keys, kernels, ranks)
+  ]
+
+
+def as_matrix(kernel: jax.Array) -> jax.Array:
+  """|kernel| as a matrix [fan_in, features], in float32 at least.
+
+  Example:
+    >>> as_matrix(jnp.ones((3, 3, 8, 16))).shape
+    (72, 16)
+  """
+  matrix = jnp.abs(kernel).reshape(-1, kernel.shape[-1])
+  return at_least_float32(matrix)
+
+
+def _guarded(rank: Rank, v: jax.Array) -> int:
+  """Keeps the rank away from min(m, n)."""
+  wanted = rank(v) if callable(rank) else rank
+  return max(1, min(wanted, min(v.shape) // 2))
+
+
+def at_least_float32(x: jax.Array) -> jax.Array:
+  """Widens half precision, which overflows where it is squared.
+
+  Example:
+    >>> at_least_float32(jnp.ones(2, jnp.bfloat16)).dtype
+    dtype('float32')
+  """
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -6,15 +6,19 @@ scores are trees with `None` where nothing is prunable.
 
 import numbers
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from ong_jax import nmf
-from ong_jax.saliency import Rank, Saliency, residual
-from ong_jax.selection import leaf_keys, positions, unstack, whole
+from ong_jax.saliency import (
+  Rank,
+  Saliency,
+  at_least_float32,
+  evaluate,
+  residual,
+)
+from ong_jax.selection import leaf_keys, whole
 from ong_jax.types import Score, Scores, Weights
 
 
@@ -47,100 +51,6 @@ def random(key: jax.Array) -> Score:
     weights,
     leaf_keys(key, weights),
   )
-
-
-def factorize(
-  key: jax.Array, weights: Weights, rank: Rank = 7, **options: Any
-) -> Any:
-  """Factorizes the absolute value of every kernel, as [fan_in, features].
-
-  The rank used is max(1, min(rank, min(m, n) // 2)): close to min(m, n) the
-  residual is numerical noise. Kernels of one shape and rank are factorized
-  together, in one program.
-
-  Args:
-    key: of the starts; a leaf's own key is made from its path.
-    weights: tree of arrays of one dimension or more.
-    rank: an int, or a function of the matrix such as `rank_ratio(0.1)`.
-    **options: of `nmf.nmf`: solver, start, max_sweeps, tol, restarts.
-
-  Returns:
-    Tree with an `nmf.NMF` for each array. Its `loss` and `sweeps` tell how
-    the factorization went.
-
-  Example:
-    >>> weights = {'kernel': jnp.ones((3, 3, 8, 16)), 'bias': None}
-    >>> factors = factorize(jax.random.key(0), weights)
-    >>> factors['kernel'].w.shape, factors['kernel'].h.shape
-    ((72, 7), (7, 16))
-  """
-  return _by_group(key, weights, None, rank, options)
-
-
-def _by_group(key, weights, saliency, rank, options):
-  """Factorizes, and scores if there is a saliency; see `factorize`."""
-  weights = jax.tree.map(whole, weights)
-  leaves, treedef = jax.tree.flatten(weights)
-  keys = jax.tree.leaves(leaf_keys(key, weights))
-  ranks = [_guarded(rank, as_matrix(leaf)) for leaf in leaves]
-  groups = positions((x.shape, r) for x, r in zip(leaves, ranks))
-  results = _solve(
-    [[keys[i] for i in group] for group in groups],
-    [[leaves[i] for i in group] for group in groups],
-    ranks=tuple(ranks[group[0]] for group in groups),
-    saliency=saliency,
-    options=tuple(sorted(options.items())),
-  )
-  return treedef.unflatten(unstack(groups, results))
-
-
-@partial(jax.jit, static_argnames=('ranks', 'saliency', 'options'))
-def _solve(keys, kernels, *, ranks, saliency, options):
-  """One program for all groups; in each, kernels of one shape and rank."""
-
-  def one(key, kernel, rank):
-    v = as_matrix(kernel)
-    factors = nmf.nmf(key, v, rank, **dict(options))
-    if saliency is None:
-      return factors
-    if min(v.shape) < 2:  # No structure to find.
-      return v.reshape(kernel.shape)
-    with jax.default_matmul_precision('highest'):
-      return saliency(v, factors.w, factors.h).reshape(kernel.shape)
-
-  return [
-    jax.vmap(partial(one, rank=rank))(jnp.stack(k), jnp.stack(x))
-    for k, x, rank in zip(keys, kernels, ranks)
-  ]
-
-
-def as_matrix(kernel: jax.Array) -> jax.Array:
-  """|kernel| as a matrix [fan_in, features], in float32 at least.
-
-  Example:
-    >>> as_matrix(jnp.ones((3, 3, 8, 16))).shape
-    (72, 16)
-  """
-  matrix = jnp.abs(kernel).reshape(-1, kernel.shape[-1])
-  return _at_least_float32(matrix)
-
-
-def _guarded(rank: Rank, v: jax.Array) -> int:
-  """Keeps the rank away from min(m, n)."""
-  wanted = rank(v) if callable(rank) else rank
-  return max(1, min(wanted, min(v.shape) // 2))
-
-
-def _check_count(name: str, value: int, lowest: int) -> None:
-  if not isinstance(value, numbers.Integral) or value < lowest:
-    raise ValueError(
-      f'`{name}` must be an integer of at least {lowest}; got {value!r}.'
-    )
-
-
-def _at_least_float32(x: jax.Array) -> jax.Array:
-  """Half precision overflows where it is squared."""
-  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def ong(
@@ -179,7 +89,7 @@ def ong(
 
   if not callable(rank):
     _check_count('rank', rank, lowest=1)
-  return lambda weights: _by_group(key, weights, saliency, rank, options)
+  return lambda weights: evaluate(key, weights, saliency, rank, options)
 
 
 def normalized(score: Score) -> Score:
@@ -193,7 +103,7 @@ def normalized(score: Score) -> Score:
   """
 
   def normalize(s):
-    s = _at_least_float32(whole(s))
+    s = at_least_float32(whole(s))
     rms = jnp.sqrt(jnp.mean(jnp.square(s)))
     return s / jnp.where(rms > 0, rms, 1)
 
@@ -217,7 +127,7 @@ def lamp(score: Score) -> Score:
   """
 
   def adapt(s):
-    s = _at_least_float32(whole(s))
+    s = at_least_float32(whole(s))
     squares = jnp.square(s).ravel()
     ascending = jnp.sort(squares)
     tails = jnp.cumsum(ascending[::-1])[::-1]  # From each to the highest.
@@ -301,3 +211,10 @@ def shuffled(key: jax.Array, score: Score) -> Score:
     return jax.tree.map(shuffle, scores, leaf_keys(key, scores))
 
   return shuffled_score
+
+
+def _check_count(name: str, value: int, lowest: int) -> None:
+  if not isinstance(value, numbers.Integral) or value < lowest:
+    raise ValueError(
+      f'`{name}` must be an integer of at least {lowest}; got {value!r}.'
+    )

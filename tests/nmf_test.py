@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
 
-from ong_jax import nmf
+from ong_jax import nmf, starts
 
 KEY = jax.random.key(0)
 SOLVERS = (
@@ -67,7 +67,7 @@ class NmfTest(parameterized.TestCase):
     chex.assert_tree_all_finite((w, h, loss))
     self.assertGreaterEqual(min(w.min(), h.min()), 0)
     np.testing.assert_allclose(loss, solver.loss(v, w, h), 1e-4)
-    self.assertLess(loss, solver.loss(v, *nmf.random_start(KEY, v, 2)))
+    self.assertLess(loss, solver.loss(v, *starts.random_start(KEY, v, 2)))
 
   @parameterized.named_parameters(
     ('rank', {'rank': 0}, '^`rank` must be an integer of at .* 1; got 0.$'),
@@ -90,19 +90,19 @@ class NmfTest(parameterized.TestCase):
       nmf.nmf(KEY, **arguments)
 
   @parameterized.named_parameters(
-    ('hals', nmf.hals, nmf.nndsvd, 1e-5),
-    ('multiplicative', nmf.multiplicative, nmf.nndsvda, 0.05),
-    ('kl', nmf.kl, nmf.nndsvda, 0.05),
+    ('hals', nmf.hals, starts.nndsvd, 1e-5),
+    ('multiplicative', nmf.multiplicative, starts.nndsvda, 0.05),
+    ('kl', nmf.kl, starts.nndsvda, 0.05),
   )
   def test_degenerate_matrices(self, solver, other_start, rtol):
-    def fit(v, start=nmf.random_start):
+    def fit(v, start=starts.random_start):
       v = jnp.asarray(v, jnp.float32)
       factors = nmf.nmf(KEY, v, 2, solver=solver, start=start, tol=0)
       chex.assert_tree_all_finite(factors)
       return factors.w @ factors.h
 
     ones, hole = np.ones((6, 5)), np.where(np.arange(6) == 2, 0, 1)[:, None]
-    for start in nmf.random_start, other_start:
+    for start in starts.random_start, other_start:
       np.testing.assert_array_equal(fit(0 * ones, start), 0 * ones)
       np.testing.assert_allclose(fit(3 * ones, start), 3 * ones, rtol)
     np.testing.assert_array_equal(fit(V * hole)[2], np.zeros(5))
@@ -112,7 +112,7 @@ class NmfTest(parameterized.TestCase):
   def test_a_rank_above_the_smaller_side(self):
     v = jnp.asarray(V, jnp.float32)
     for rank in (5, 7):
-      factors = nmf.nmf(KEY, v, rank, start=nmf.nndsvd)
+      factors = nmf.nmf(KEY, v, rank, start=starts.nndsvd)
       chex.assert_shape([factors.w, factors.h], [(6, rank), (rank, 5)])
       chex.assert_tree_all_finite(factors)
       np.testing.assert_array_equal(factors.w[:, 5:], np.zeros((6, rank - 5)))
@@ -179,6 +179,25 @@ class Float64Test(parameterized.TestCase):
     self.assertEqual(f.dtype, dtype)
     self.assertTrue(np.all(f[1:] <= f[:-1] * (1 + slack)), f)
     self.assertLess(f[-1], 0.5 * f[0])
+
+  def test_losses_by_hand(self):
+    x = W0 @ H0
+    for solver, expected in (
+      (nmf.hals, 0.5 * np.sum((V - x) ** 2)),
+      (nmf.multiplicative, 0.5 * np.sum((V - x) ** 2)),
+      (nmf.kl, np.sum(V * np.log(V / x) - V + x)),
+    ):
+      np.testing.assert_allclose(solver.loss(V, W0, H0), expected, 1e-12)
+
+  @parameterized.named_parameters(*SOLVERS)
+  def test_a_dead_component_is_skipped(self, solver):
+    alive = np.array([1.0, 0.0])
+    w, h = (jnp.asarray(x) for x in (W0 * alive, H0 * alive[:, None]))
+    found_w, found_h = solver.sweep(V, w, h)
+    expected_w, expected_h = solver.sweep(V, w[:, :1], h[:1])
+    np.testing.assert_allclose(found_w[:, :1], expected_w, 1e-10)
+    np.testing.assert_allclose(found_h[:1], expected_h, 1e-10)
+    self.assertEqual(max(found_w[:, 1].max(), found_h[1].max()), 0)
 
   @parameterized.named_parameters(*SOLVERS[:2])
   def test_rank_one_is_the_leading_singular_pair(self, solver):
@@ -253,38 +272,9 @@ class Float64Test(parameterized.TestCase):
     np.testing.assert_allclose(permuted, x[P][:, Q], 1e-9)
 
   @parameterized.named_parameters(
-    ('rank_one', 1, nmf.random_start), ('nndsvd', 3, nmf.nndsvd)
+    ('rank_one', 1, starts.random_start), ('nndsvd', 3, starts.nndsvd)
   )
   def test_permutation_needs_no_permuted_start(self, rank, start):
     x = product(V, rank, start=start, tol=0)
     permuted = product(V[P][:, Q], rank, start=start, tol=0)
     np.testing.assert_allclose(permuted, x[P][:, Q], 1e-8)
-
-
-class StartTest(parameterized.TestCase):
-  def test_random_start_has_the_scale_of_the_matrix(self):
-    v = jnp.full((400, 300), 10.0)
-    w, h = nmf.random_start(KEY, v, 5)
-    chex.assert_shape([w, h], [(400, 5), (5, 300)])
-    self.assertGreaterEqual(min(w.min(), h.min()), 0)
-    # E |N(0, 1)|^2 = 1, so the mean square is mean(V) / rank.
-    np.testing.assert_allclose(jnp.mean(w**2), 2, 0.1)
-    np.testing.assert_allclose(jnp.mean(h**2), 2, 0.1)
-    chex.assert_trees_all_equal(nmf.random_start(KEY, v, 5), (w, h))
-    other, _ = nmf.random_start(jax.random.key(1), v, 5)
-    self.assertFalse(np.any(other == w))
-
-  def test_nndsvd_by_hand(self):
-    # Eigenvalues 3 +- sqrt(2), the first vector (cos pi/8, sin pi/8). Of the
-    # second, (sin pi/8, -cos pi/8), only the larger part is taken.
-    v = jnp.array([[4.0, 1.0], [1.0, 2.0]])
-    big, small = np.sqrt([3 + 2**0.5, 3 - 2**0.5])
-    cos, sin = np.cos(np.pi / 8), np.sin(np.pi / 8)
-    expected = np.array([[big * cos, 0], [big * sin, small * cos]])
-    w, h = nmf.nndsvd(KEY, v, 2)
-    np.testing.assert_allclose(w, expected, atol=1e-6)
-    np.testing.assert_allclose(h, expected.T, atol=1e-6)
-    filled = np.where(expected > 0, expected, 2.0)  # The mean of V.
-    w, h = nmf.nndsvda(KEY, v, 2)
-    np.testing.assert_allclose(w, filled, atol=1e-6)
-    np.testing.assert_allclose(h, filled.T, atol=1e-6)

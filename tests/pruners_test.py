@@ -10,7 +10,7 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ong_jax import allocation, masks, nmf, pruners, saliency, scores
+from ong_jax import allocation, masks, nmf, pruners, saliency, scores, starts
 
 KEY = jax.random.key(0)
 SHAPES = {  # 2 * 288 + 153 = 729 prunable weights.
@@ -201,7 +201,7 @@ class InvarianceTest(parameterized.TestCase):
     )
 
   @parameterized.named_parameters(
-    ('rank_one', {'rank': 1}), ('nndsvd', {'start': nmf.nndsvd})
+    ('rank_one', {'rank': 1}), ('nndsvd', {'start': starts.nndsvd})
   )
   def test_permuted_filters_and_rows_permute_the_mask(self, options):
     filters, rows = np.array([5, 0, 7, 2, 4, 1, 6, 3]), np.array([2, 0, 1])

@@ -6,7 +6,7 @@ from absl.testing import parameterized
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ong_jax import nmf, ranking, saliency, scores
+from ong_jax import nmf, ranking, saliency, scores, starts
 
 KEY = jax.random.key(0)
 
@@ -63,7 +63,7 @@ class OngTest(parameterized.TestCase):
     kernel = 1 + jnp.arange(np.prod(shape), dtype=jnp.float32).reshape(shape)
     score = scores.ong(KEY, saliency=lambda v, w, h: v, max_sweeps=1)
     chex.assert_trees_all_equal(score({'a': -kernel, 'b': None})['a'], kernel)
-    matrix = scores.as_matrix(-kernel)  # [fan_in, features].
+    matrix = saliency.as_matrix(-kernel)  # [fan_in, features].
     chex.assert_shape(matrix, (np.prod(shape[:-1]), shape[-1]))
     np.testing.assert_array_equal(
       matrix[:, 2], np.moveaxis(kernel, -1, 0)[2].ravel()
@@ -75,7 +75,7 @@ class OngTest(parameterized.TestCase):
       'b': {'kernel': normal(1, 3, 4, 8), 'bias': None},
       'c': normal(2, 12, 8),
     }
-    factors = scores.factorize(KEY, weights, 4)
+    factors = saliency.factorize(KEY, weights, 4)
     residuals = scores.ong(KEY, rank=4)(weights)
     self.assertIsNone(factors['b']['bias'])
     chex.assert_trees_all_equal_shapes(residuals, weights)
@@ -92,7 +92,7 @@ class OngTest(parameterized.TestCase):
       expected = jnp.abs(v - f.w @ f.h).reshape(weight.shape)
       np.testing.assert_allclose(residual, expected, atol=1e-5)
     # A kernel gets the same without the others, as its key is of its path.
-    alone = scores.factorize(KEY, {'b': weights['b']}, 4)
+    alone = saliency.factorize(KEY, {'b': weights['b']}, 4)
     chex.assert_trees_all_close(alone['b'], factors['b'], rtol=1e-3, atol=1e-5)
 
   @parameterized.named_parameters(
@@ -104,7 +104,7 @@ class OngTest(parameterized.TestCase):
   )
   def test_rank_stays_below_half_the_smaller_side(self, shape, rank, expected):
     factors = jax.eval_shape(
-      lambda w: scores.factorize(KEY, {'kernel': w}, rank), jnp.ones(shape)
+      lambda w: saliency.factorize(KEY, {'kernel': w}, rank), jnp.ones(shape)
     )
     chex.assert_shape(factors['kernel'].w, (shape[0], expected))
     chex.assert_shape(factors['kernel'].h, (expected, shape[1]))
@@ -123,12 +123,18 @@ class OngTest(parameterized.TestCase):
 
   def test_options_reach_the_factorization(self):
     weights = {'kernel': normal(0, 12, 8)}
-    factors = scores.factorize(
-      KEY, weights, 2, solver=nmf.kl, start=nmf.nndsvda, max_sweeps=3, tol=0.0
+    factors = saliency.factorize(
+      KEY,
+      weights,
+      2,
+      solver=nmf.kl,
+      start=starts.nndsvda,
+      max_sweeps=3,
+      tol=0.0,
     )['kernel']
     v = jnp.abs(weights['kernel'])
     expected = nmf.nmf(
-      KEY, v, 2, solver=nmf.kl, start=nmf.nndsvda, max_sweeps=3, tol=0.0
+      KEY, v, 2, solver=nmf.kl, start=starts.nndsvda, max_sweeps=3, tol=0.0
     )
     self.assertEqual(factors.sweeps, 3)
     np.testing.assert_allclose(factors.loss, expected.loss, 1e-4)
