@@ -50,7 +50,7 @@ class SaliencyTest(parameterized.TestCase):
   @parameterized.named_parameters(
     ('tenth', 0.1, (144, 16), 2),
     ('all', 1.0, (144, 16), 16),
-    ('half_of_the_smaller', 0.5, (7, 100), 4),
+    ('of_the_smaller_side', 0.6, (7, 100), 5),
     ('whole', 0.25, (16, 16), 4),
   )
   def test_rank_ratio_rounds_up(self, ratio, shape, expected):

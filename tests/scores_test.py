@@ -207,9 +207,8 @@ class ScoresOfScoresTest(parameterized.TestCase):
     self.assertTrue(jnp.any(other['a'] != found['a']))
 
   def test_at_least_by_hand(self):
-    s = jnp.array([[9.0, 1.0, 0.0], [8.0, 3.0, 0.0], [7.0, 2.0, 0.0]])
-    inf = jnp.inf
-    expected = [[inf, 1, inf], [inf, inf, inf], [7, inf, 0]]
+    s, inf = jnp.array([[9.0, 1.0], [8.0, 3.0], [7.0, 2.0]]), jnp.inf
+    expected = [[inf, 1], [inf, inf], [7, inf]]
     found = scores.at_least(constant(s), 2)({})['kernel']
     chex.assert_trees_all_equal(found, jnp.array(expected))
 
