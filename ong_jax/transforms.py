@@ -11,15 +11,23 @@ from ong_jax import masks
 from ong_jax.types import Mask, Params, Pruner
 
 
-class MaskedTransformState(NamedTuple):
+class SparseState(NamedTuple):
   """The mask is state, so it is checkpointed and sharded with the moments."""
 
+  count: jax.Array  # [] int32: the updates so far.
   mask: Mask  # bool arrays shaped as their params; None where not prunable.
   inner_state: optax.OptState
 
 
+# (params, state) -> state: at the end of an update, with the params that it
+# leads to and the state after it, whose `count` includes it.
+Renew = Callable[[Params, SparseState], SparseState]
+
+
 def masked_transform(
-  inner: optax.GradientTransformation, mask: Mask | Pruner
+  inner: optax.GradientTransformation,
+  mask: Mask | Pruner,
+  renew: Renew | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Wraps a transformation so that pruned weights are and stay 0.
 
@@ -41,6 +49,9 @@ def masked_transform(
     inner: any optax transformation.
     mask: tree of bool arrays shaped as their params, True = kept, `None` where
       not prunable; or a pruner, which makes the mask from the params in `init`.
+    renew: `(params, state) -> state`, for a mask that changes in training; see
+      `remask`. What it prunes is 0 after the same update; what it brings back
+      starts at 0.
 
   Returns:
     The transformation. Its `update` needs `params`.
@@ -60,125 +71,192 @@ def masked_transform(
   """
   inner = optax.with_extra_args_support(inner)
 
-  def init_fn(params: Params) -> MaskedTransformState:
-    # A mask may be callable, too: an Equinox model is. A pruner is one leaf.
-    is_leaf = jax.tree_util.treedef_is_leaf(jax.tree.structure(mask))
-    own = mask(params) if is_leaf and callable(mask) else mask
-    own = jax.tree.map(jnp.copy, own)  # The caller's survives donation.
+  def init_fn(params):
+    own = _first(mask, params)
     if jax.tree.leaves(params):  # None when `optax.tree.map_params` probes.
       params = masks.apply_mask(params, own)  # Some states copy the params.
-    return MaskedTransformState(own, inner.init(params))
+    return SparseState(jnp.zeros([], jnp.int32), own, inner.init(params))
 
   def update_fn(updates, state, params=None, **extra_args):
-    if params is None:
-      raise ValueError(
-        '`masked_transform` needs the parameters: call '
-        '`tx.update(updates, state, params)`.'
-      )
+    _check_given(params)
     updates = masks.apply_mask(updates, state.mask)  # Keeps pruned moments 0,
     masked = masks.apply_mask(params, state.mask)  # from weight decay too.
     updates, inner_state = inner.update(
       updates, state.inner_state, masked, **extra_args
     )
+    old = state.mask
+    state = SparseState(state.count + 1, old, inner_state)
+    if renew is not None:
+      updates = masks.apply_mask(updates, old)
+      state = renew(optax.apply_updates(masked, updates), state)
     updates = jax.tree.map(  # p + (-p) is exactly 0, whatever `inner` added.
-      lambda p, u, m: u if m is None else jnp.where(m, u, -p),
+      lambda p, u, m, o: u if m is None else jnp.where(m & o, u, -p),
       params,
       updates,
       state.mask,
+      old,
     )
-    return updates, state._replace(inner_state=inner_state)
+    return updates, state
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _identity(x):
-  return x
+def latent_transform(
+  inner: optax.GradientTransformation, mask: Mask | Pruner, renew: Renew
+) -> optax.GradientTransformationExtraArgs:
+  """Wraps a transformation that trains all weights, and carries their mask.
 
-
-def _always(opt_state):
-  del opt_state
-  return True
-
-
-class SparseMethod(NamedTuple):
-  """A way to train sparse, as pure functions that any training loop can call.
-
-  `trainable` is what the optimizer changes: the params, or the params and what
-  a method learns beside them. `opt_state` is the state of the transformation
-  that `transform` returned; the mask is in it.
-  """
-
-  # (trainable, opt_state, key) -> the params that the network runs on,
-  # differentiable in `trainable`. Without a key: what would be deployed now.
-  effective: Callable[[Any, optax.OptState, jax.Array | None], Params]
-  # (trainable, opt_state, key=None) -> (params with exact zeros, mask).
-  finish: Callable[..., tuple[Params, Mask]]
-  # params -> trainable.
-  init: Callable[[Params], Any] = _identity
-  # A transformation of params -> one of the trainable, whose `init` makes the
-  # first mask.
-  transform: Callable[
-    [optax.GradientTransformation], optax.GradientTransformation
-  ] = _identity
-  # opt_state -> whether this step may move BatchNorm's averages.
-  tracks_statistics: Callable[[optax.OptState], Any] = _always
-
-
-def mask_of(opt_state: optax.OptState) -> Mask:
-  """Finds the mask in an optimizer state, wherever wrappers have put it.
+  For methods whose pruned weights live on behind the mask and may return. The
+  mask takes effect where the network is run, not here: gradients, moments and
+  params reach `inner` as they are.
 
   Args:
-    opt_state: state of any chain around one `masked_transform`.
+    inner: any optax transformation.
+    mask: the first one, or the pruner that makes it in `init`.
+    renew: `(params, state) -> state`, at the end of every update; see `remask`.
 
   Returns:
-    The mask.
+    The transformation. Its `update` needs `params`.
+
+  Example:
+    >>> everything = {'kernel': jnp.array([True, True])}
+    >>> def renew(params, state):
+    ...   return remask(state, {'kernel': jnp.abs(params['kernel']) > 1})
+    >>> tx = latent_transform(optax.sgd(1.0), everything, renew)
+    >>> params = {'kernel': jnp.array([2.0, 3.0])}
+    >>> _, state = tx.update(params, tx.init(params), params)
+    >>> mask_of(state)
+    {'kernel': Array([False, False], dtype=bool)}
+  """
+  inner = optax.with_extra_args_support(inner)
+
+  def init_fn(params):
+    own = _first(mask, params)
+    return SparseState(jnp.zeros([], jnp.int32), own, inner.init(params))
+
+  def update_fn(updates, state, params=None, **extra_args):
+    _check_given(params)
+    updates, inner_state = inner.update(
+      updates, state.inner_state, params, **extra_args
+    )
+    state = SparseState(state.count + 1, state.mask, inner_state)
+    return updates, renew(optax.apply_updates(params, updates), state)
+
+  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def remask(state: SparseState, mask: Mask) -> SparseState:
+  """Replaces the mask; moments become 0 wherever it changed.
+
+  What is pruned leaves no momentum behind, and what returns starts without.
+
+  Args:
+    state: of one of the transformations here.
+    mask: the new one.
+
+  Returns:
+    The new state.
+
+  Example:
+    >>> tx = masked_transform(optax.trace(0.9), {'kernel': jnp.array([True])})
+    >>> params = {'kernel': jnp.ones(1)}
+    >>> _, state = tx.update(params, tx.init(params), params)
+    >>> remask(state, {'kernel': jnp.array([False])}).inner_state.trace
+    {'kernel': Array([0.], dtype=float32)}
+  """
+  same = jax.tree.map(jnp.equal, mask, state.mask)
+  inner_state = map_like(
+    lambda keep, x: jnp.where(keep, x, jnp.zeros_like(x)),
+    same,
+    state.inner_state,
+  )
+  return state._replace(mask=mask, inner_state=inner_state)
+
+
+def map_like(f: Callable, tree: Any, state: Any, *rest: Any) -> Any:
+  """Maps over the leaves of a state that mirror a leaf of another tree.
+
+  A leaf mirrors one whose path ends its own path, if both have one shape:
+  moments mirror their params in the state of any optimizer, however it is
+  wrapped. All other leaves stay as they are.
+
+  Args:
+    f: `(leaf of tree, leaf of state, *leaves of rest) -> leaf`.
+    tree: of arrays with the structure of the params, `None` where to skip.
+    state: tree of any structure.
+    *rest: trees of the structure of `state`.
+
+  Returns:
+    A tree like `state`.
+
+  Example:
+    >>> state = optax.trace(0.9).init({'kernel': jnp.ones(2)})
+    >>> ones = {'kernel': jnp.ones(2)}
+    >>> map_like(lambda one, x: x + one, ones, state).trace
+    {'kernel': Array([1., 1.], dtype=float32)}
+  """
+  mirrored = dict(jax.tree_util.tree_leaves_with_path(tree))
+
+  def visit(path, x, *others):
+    for i in range(len(path)):  # The longest end first.
+      leaf = mirrored.get(path[i:])
+      if leaf is not None:
+        return f(leaf, x, *others) if leaf.shape == jnp.shape(x) else x
+    return x
+
+  return jax.tree_util.tree_map_with_path(visit, state, *rest)
+
+
+def state_of(opt_state: optax.OptState) -> SparseState:
+  """Finds the sparse state in an optimizer state, wherever wrappers put it.
+
+  Args:
+    opt_state: state of any chain around one of the transformations here.
+
+  Returns:
+    The state.
 
   Raises:
     ValueError: there is none, or more than one.
 
   Example:
     >>> tx = masked_transform(optax.sgd(0.1), {'kernel': jnp.array([True])})
-    >>> mask_of(optax.chain(tx).init({'kernel': jnp.ones(1)}))
-    {'kernel': Array([ True], dtype=bool)}
+    >>> int(state_of(optax.chain(tx).init({'kernel': jnp.ones(1)})).count)
+    0
   """
 
   def is_ours(x):
-    return isinstance(x, MaskedTransformState)
+    return isinstance(x, SparseState)
 
   found = [x for x in jax.tree.leaves(opt_state, is_leaf=is_ours) if is_ours(x)]
   if len(found) != 1:
     raise ValueError(
-      '`opt_state` must hold the state of exactly one `masked_transform`; it '
-      f'holds {len(found)}.'
+      '`opt_state` must hold the state of exactly one `masked_transform` or '
+      f'other sparse transformation; it holds {len(found)}.'
     )
-  return found[0].mask
+  return found[0]
 
 
-def static(mask: Mask | Pruner) -> SparseMethod:
-  """Trains under one mask, made at the outset and never changed.
-
-  Args:
-    mask: a mask, or a pruner that makes it from the params when the optimizer
-      state is made.
-
-  Returns:
-    A `SparseMethod`.
+def mask_of(opt_state: optax.OptState) -> Mask:
+  """Finds the mask in an optimizer state; see `state_of`.
 
   Example:
-    >>> params = {'kernel': jnp.array([[3.0, 4.0]])}
-    >>> method = static({'kernel': jnp.array([[True, False]])})
-    >>> opt_state = method.transform(optax.sgd(0.1)).init(params)
-    >>> method.effective(params, opt_state, None)
-    {'kernel': Array([[3., 0.]], dtype=float32)}
+    >>> tx = masked_transform(optax.sgd(0.1), {'kernel': jnp.array([True])})
+    >>> mask_of(optax.chain(tx).init({'kernel': jnp.ones(1)}))
+    {'kernel': Array([ True], dtype=bool)}
   """
+  return state_of(opt_state).mask
 
-  def effective(trainable, opt_state, key=None):
-    del key  # Nothing is random.
-    return masks.apply_mask(trainable, mask_of(opt_state))
 
-  def finish(trainable, opt_state, key=None):
-    return effective(trainable, opt_state, key), mask_of(opt_state)
+def _first(mask: Mask | Pruner, params: Params) -> Mask:
+  # A mask may be callable, too: an Equinox model is. A pruner is one leaf.
+  is_leaf = jax.tree_util.treedef_is_leaf(jax.tree.structure(mask))
+  own = mask(params) if is_leaf and callable(mask) else mask
+  return jax.tree.map(jnp.copy, own)  # The caller's survives donation.
 
-  return SparseMethod(
-    effective, finish, transform=lambda inner: masked_transform(inner, mask)
-  )
+
+def _check_given(params: Params | None) -> None:
+  if params is None:
+    raise ValueError(
+      '`update` needs the parameters: call `tx.update(updates, state, params)`.'
+    )

@@ -306,7 +306,7 @@ class MaskedTransformTest(parameterized.TestCase):
     tx = transforms.masked_transform(optax.sgd(0.1), MASK)
     with self.assertRaisesRegex(
       ValueError,
-      '^`masked_transform` needs the parameters: call '
+      '^`update` needs the parameters: call '
       r'`tx.update\(updates, state, params\)`.$',
     ):
       tx.update(GRAD, tx.init(PARAMS))
@@ -495,46 +495,6 @@ class NetTest(parameterized.TestCase):
       masks.apply_mask(grad(params, Net()), mask),
       rtol=1e-5,
       atol=1e-7,
-    )
-
-
-class StaticTest(parameterized.TestCase):
-  def test_trains_and_finishes_under_one_mask(self):
-    method = transforms.static(MASK)
-    masked = masks.apply_mask(PARAMS, MASK)
-    self.assertIs(method.init(PARAMS), PARAMS)
-    tx = method.transform(optax.adam(0.1))
-    state = tx.init(PARAMS)
-    self.assertIs(method.tracks_statistics(state), True)
-    for key in (jax.random.key(0), None):
-      effective = method.effective(PARAMS, state, key)
-      chex.assert_trees_all_equal(effective, masked)
-    for found in (
-      method.finish(PARAMS, state),
-      method.finish(PARAMS, state, jax.random.key(0)),
-    ):
-      chex.assert_trees_all_equal(found, (masked, MASK))
-
-  def test_a_pruner_sees_the_weights_of_the_start(self):
-    prune = pruners.magnitude(sparsity=0.5)
-    method = transforms.static(prune)
-    tx = optax.MultiSteps(method.transform(optax.sgd(1.0)), 2)
-    state = tx.init(PARAMS)
-    later = jax.tree.map(lambda p: p[::-1], PARAMS)
-    mask = method.finish(later, state)[1]
-    chex.assert_trees_all_equal(mask, prune(PARAMS))
-
-  def test_gradients_flow_to_survivors_alone(self):
-    method = transforms.static(MASK)
-    state = method.transform(optax.sgd(0.1)).init(PARAMS)
-
-    def total(params):
-      effective = method.effective(params, state, None)
-      return sum(x.sum() for x in jax.tree.leaves(effective))
-
-    ones = jax.tree.map(jnp.ones_like, PARAMS)
-    chex.assert_trees_all_equal(
-      jax.grad(total)(PARAMS), masks.apply_mask(ones, MASK)
     )
 
 

@@ -1,0 +1,10 @@
+"""Methods whose mask changes in training, a file each."""
+
+from ong_jax.methods.cs import cs as cs
+from ong_jax.methods.dnw import dnw as dnw
+from ong_jax.methods.dpf import dpf as dpf
+from ong_jax.methods.dst import dst as dst
+from ong_jax.methods.gmp import gmp as gmp
+from ong_jax.methods.gsm import gsm as gsm
+from ong_jax.methods.lc import lc as lc
+from ong_jax.methods.str_ import str_ as str_
