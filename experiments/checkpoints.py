@@ -41,15 +41,15 @@ class RunDirectory:
 
   def _check_config(self, config: Config) -> None:
     file = self.path / 'config.json'
-    wanted = json.loads(json.dumps(dataclasses.asdict(config)))
+    self._config = wanted = json.loads(json.dumps(dataclasses.asdict(config)))
     if not file.exists():
-      left = ('result.json', 'final', 'checkpoints', 'metrics.jsonl')
-      if any((self.path / name).exists() for name in left):
+      left = ('result.json', 'final', 'metrics.jsonl')
+      checkpoints = (self.path / 'checkpoints').glob('*')
+      if any((self.path / name).exists() for name in left) or any(checkpoints):
         raise ValueError(
           f"'{self.path}' holds a run, but no config.json that says which. "
           'Pass another `workdir`.'
         )
-      _write(file, wanted)
       return
     # A field that is younger than the run had its default value.
     found = json.loads(json.dumps(dataclasses.asdict(Config())))
@@ -65,6 +65,12 @@ class RunDirectory:
         f'{", ".join(differing)}. Pass another `workdir`.'
       )
 
+  def _claim(self) -> None:
+    """Writes the config down, as soon as there is anything to go on from."""
+    file = self.path / 'config.json'
+    if not file.exists():
+      _write(file, self._config)
+
   def result(self) -> dict | None:
     """Returns what a finished run has left; None if a part of it is gone."""
     file = self.path / 'result.json'
@@ -74,6 +80,7 @@ class RunDirectory:
 
   def finish(self, params: Any, stats: Any, result: dict) -> None:
     """Stores the network, then the result that says that all is there."""
+    self._claim()
     self._manager.wait_until_finished()
     with ocp.StandardCheckpointer() as checkpointer:
       checkpointer.save(
@@ -85,6 +92,7 @@ class RunDirectory:
 
   def save(self, step: int, state: Any) -> None:
     """Saves a state, in the background; not if it is there from before."""
+    self._claim()
     if step not in self._manager.all_steps():
       self._manager.save(step, args=ocp.args.StandardSave(state))
 
@@ -131,22 +139,32 @@ class RunDirectory:
 
   def log_metrics(self, line: dict) -> None:
     """Appends a line to `metrics.jsonl`."""
+    self._claim()
     with (self.path / 'metrics.jsonl').open('a') as file:
       file.write(json.dumps(line, allow_nan=False) + '\n')
 
-  def forget_metrics_after(self, step: int) -> None:
-    """Drops the lines that a resumed run will write again."""
+  def forget_metrics_after(self, step: int) -> list[dict]:
+    """Drops the lines that a resumed run will write again.
+
+    Args:
+      step: that the run goes on from; -1 if it begins.
+
+    Returns:
+      The lines that are left.
+    """
     file = self.path / 'metrics.jsonl'
     if not file.exists():
-      return
+      return []
     lines = []
-    for line in file.read_text().splitlines():
+    for text in file.read_text().splitlines():
       try:
-        if json.loads(line)['step'] <= step:
-          lines.append(line + '\n')
-      except ValueError:
+        line = json.loads(text)
+        if line['step'] <= step:
+          lines.append(line)
+      except (ValueError, KeyError, TypeError):
         continue  # The half line of a killed process.
-    _replace(file, ''.join(lines))
+    _replace(file, ''.join(json.dumps(line) + '\n' for line in lines))
+    return lines
 
   def close(self) -> None:
     """Waits for what is being saved, and lets others in."""

@@ -10,7 +10,7 @@ import sys
 
 from absl import app, flags, logging
 
-from experiments import report, run, signals
+from experiments import options, report, run, signals
 from experiments.config import Config
 from experiments.methods import METHODS
 
@@ -35,10 +35,16 @@ _DATA_DIR = flags.DEFINE_string(
   'Where TFDS keeps its data sets; else $TFDS_DATA_DIR, else '
   '~/tensorflow_datasets.',
 )
-_EPOCHS = flags.DEFINE_integer(
+_OPTION = flags.DEFINE_multi_string(
+  'option',
+  [],
+  "name=value, an option of the method's own; repeat it for more. "
+  '--method=list prints them.',
+)
+_EPOCHS = flags.DEFINE_float(
   'epochs', Config.epochs, 'Of sparse training; 0 only prunes and evaluates.'
 )
-_DENSE_EPOCHS = flags.DEFINE_integer(
+_DENSE_EPOCHS = flags.DEFINE_float(
   'dense_epochs',
   Config.dense_epochs,
   'Of dense training before it; 0 prunes at the outset.',
@@ -52,11 +58,18 @@ _LEARNING_RATE = flags.DEFINE_float(
 _SCHEDULE = flags.DEFINE_string(
   'schedule', Config.schedule, 'Decay of the rate to 0: linear or cosine.'
 )
+_MOMENTUM = flags.DEFINE_float('momentum', Config.momentum, "Nesterov's.")
 _WEIGHT_DECAY = flags.DEFINE_float(
   'weight_decay', Config.weight_decay, 'On all parameters.'
 )
 _LABEL_SMOOTHING = flags.DEFINE_float(
   'label_smoothing', Config.label_smoothing, 'In [0, 1).'
+)
+_BN_IMAGES = flags.DEFINE_integer(
+  'bn_images',
+  Config.bn_images,
+  'Training images on which BatchNorm is redone after a trained network was '
+  'pruned; 0 leaves it.',
 )
 _INITIALIZER = flags.DEFINE_string(
   'initializer', Config.initializer, 'he, lecun or torch.'
@@ -97,33 +110,11 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax logs a hundred lines a save.
   if _METHOD.value == 'list':
     for name, entry in METHODS.items():
-      report.log(f'{name:14} {entry.summary}')
+      own = ', '.join(options.names(entry.recipe)) or 'no options'
+      report.log(f'{name:16}  {entry.summary}  {entry.source}  [{own}]')
     return
-  config = Config(
-    method=_METHOD.value,
-    sparsity=_SPARSITY.value,
-    model=_MODEL.value,
-    dataset=_DATASET.value,
-    epochs=_EPOCHS.value,
-    dense_epochs=_DENSE_EPOCHS.value,
-    batch_size=_BATCH_SIZE.value,
-    learning_rate=_LEARNING_RATE.value,
-    schedule=_SCHEDULE.value,
-    weight_decay=_WEIGHT_DECAY.value,
-    label_smoothing=_LABEL_SMOOTHING.value,
-    initializer=_INITIALIZER.value,
-    init_from=_INIT_FROM.value or None,
-    dtype=_DTYPE.value,
-    seed=_SEED.value,
-    model_parallel=_MODEL_PARALLEL.value,
-  )
   try:
-    run.run(
-      config,
-      data_dir=_DATA_DIR.value,
-      workdir=_WORKDIR.value,
-      save_every_s=_SAVE_EVERY_S.value,
-    )
+    _run()
   except signals.Interrupted as stopped:
     report.log(str(stopped))
     sys.exit(130)
@@ -133,6 +124,36 @@ def main(argv: list[str]) -> None:
     if logging.level_info():  # `--verbosity=0` shows where it came from.
       raise
     sys.exit(f'Error: {error}')
+
+
+def _run() -> None:
+  config = Config(
+    options=options.split(_OPTION.value),
+    method=_METHOD.value,
+    sparsity=_SPARSITY.value,
+    model=_MODEL.value,
+    dataset=_DATASET.value,
+    epochs=_EPOCHS.value,
+    dense_epochs=_DENSE_EPOCHS.value,
+    batch_size=_BATCH_SIZE.value,
+    learning_rate=_LEARNING_RATE.value,
+    schedule=_SCHEDULE.value,
+    momentum=_MOMENTUM.value,
+    weight_decay=_WEIGHT_DECAY.value,
+    label_smoothing=_LABEL_SMOOTHING.value,
+    bn_images=_BN_IMAGES.value,
+    initializer=_INITIALIZER.value,
+    init_from=_INIT_FROM.value or None,
+    dtype=_DTYPE.value,
+    seed=_SEED.value,
+    model_parallel=_MODEL_PARALLEL.value,
+  )
+  run.run(
+    config,
+    data_dir=_DATA_DIR.value,
+    workdir=_WORKDIR.value,
+    save_every_s=_SAVE_EVERY_S.value,
+  )
 
 
 if __name__ == '__main__':

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Collection, Mapping
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,8 +15,10 @@ class Config:
   sparsity: float = 0.95  # Fraction of the prunable weights, in [0, 1).
   model: str = 'resnet56'
   dataset: str = 'cifar10'
-  epochs: int = 200  # Of sparse training; 0 only prunes and evaluates.
-  dense_epochs: int = 0  # Before pruning; 0 prunes at the outset.
+  # Of the method, as its recipe names them. Those not given have defaults.
+  options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  epochs: float = 200  # Of sparse training; 0 only prunes and evaluates.
+  dense_epochs: float = 0  # Before it; 0 prunes at the outset.
   batch_size: int = 128
   learning_rate: float = 0.1  # Peak.
   schedule: str = 'linear'  # Decay to 0: 'linear' or 'cosine'.
@@ -23,6 +26,7 @@ class Config:
   momentum: float = 0.9  # Nesterov's.
   weight_decay: float = 5e-4  # On all parameters.
   label_smoothing: float = 0.0
+  bn_images: int = 10_000  # For BatchNorm after pruning; 0 leaves it as it was.
   augment: bool = True  # Crop after padding by 4, flip.
   initializer: str = 'he'
   init_from: str | None = None  # .npz under PyTorch's names, or a workdir.
@@ -67,6 +71,7 @@ The nearest is 'magnitude'.
     ('epochs', 0, math.inf),
     ('dense_epochs', 0, math.inf),
     ('batch_size', 1, math.inf),
+    ('bn_images', 0, math.inf),
     ('model_parallel', 1, math.inf),
     ('seed', 0, 2**32),
   ):

@@ -63,7 +63,7 @@ def make_reestimate(
     return moved['batch_stats']
 
   def reestimate(params, stats, data):
-    data = jax.tree.map(lambda x: x[:10_000], data)
+    data = jax.tree.map(lambda x: x[: config.bn_images], data)
     whole = len(data.labels) // _BATCH * _BATCH or len(data.labels)
     data = jax.tree.map(lambda x: x[:whole], data)
     found = [batch_stats(params, stats, b) for b in _batches(mesh, data)]

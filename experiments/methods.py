@@ -1,128 +1,124 @@
-"""The methods that the command line knows, as lists of segments."""
+"""The methods that the command line knows."""
 
+import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
-
-import ong_jax
-from experiments.config import Config
-from ong_jax import allocation, nmf, saliency, scores, selection
-
-
-class Segment(NamedTuple):
-  """A part of a run: so many epochs of one method.
-
-  Each begins with the params that the one before finished with, a fresh
-  optimizer and a learning rate that rises and decays within it.
-  """
-
-  epochs: int
-  method: ong_jax.SparseMethod
+from experiments import cycles, recipes
+from experiments.plan import Segment
 
 
 class Entry(NamedTuple):
   """A line of METHODS."""
 
-  summary: str  # One line, with its source.
-  segments: Callable[[Config], list[Segment]]
+  summary: str  # One line.
+  source: str
+  recipe: Callable[..., list[Segment]]  # (run, *, options) -> segments.
 
 
-# Says nothing of the training seed: the same weights give the same mask.
-_NMF_KEY = 0
+_ONG = 'reconstructed from Behera and Prasad, arXiv:2508.12891'
 
 
-def _dense(config: Config) -> list[Segment]:
-  everything = ong_jax.static(ong_jax.magnitude(sparsity=0))
-  return [Segment(config.dense_epochs + config.epochs, everything)]
-
-
-def _at_once(
-  pruner: Callable[[Config], ong_jax.types.Pruner],
-) -> Callable[[Config], list[Segment]]:
-  """Dense epochs if there are any, then training under one mask."""
-
-  def segments(config):
-    everything = ong_jax.static(ong_jax.magnitude(sparsity=0))
-    dense = Segment(config.dense_epochs, everything)
-    sparse = Segment(config.epochs, ong_jax.static(pruner(config)))
-    return [dense, sparse] if config.dense_epochs else [sparse]
-
-  return segments
-
-
-def _ong(**options: Any) -> Callable[[Config], list[Segment]]:
-  def pruner(config):
-    key = jax.random.key(_NMF_KEY)
-    return ong_jax.ong(key, sparsity=config.sparsity, **options)
-
-  return _at_once(pruner)
-
-
-def _ong_normalized(config: Config) -> ong_jax.types.Pruner:
-  score = scores.normalized(scores.ong(jax.random.key(_NMF_KEY)))
-  return ong_jax.one_shot(score, config.sparsity, allocate=allocation.pooled)
-
-
-def _reference_set(path: Any, leaf: Any) -> bool:
-  """All kernels but the classifier and the projections of shortcuts."""
-  left_out = ('linear', 'shortcut_conv')
-  names = selection.name_of(path).split('/')
-  return selection.is_kernel(path, leaf) and not set(left_out) & set(names)
+def _ong(summary: str, **options: str | int | bool) -> Entry:
+  return Entry(summary, _ONG, functools.partial(recipes.ong, **options))
 
 
 METHODS: dict[str, Entry] = {
-  'dense': Entry('No pruning: what the others are measured by.', _dense),
-  'ong': Entry(
-    'NMF residual, one ranking: ONG as reconstructed (arXiv:2508.12891).',
-    _ong(),
+  'dense': Entry(
+    'No pruning: what the others are measured by.', '-', recipes.dense
   ),
-  'ong-recon': Entry(
-    'ONG, keeping where the factorization is large.',
-    _ong(saliency=saliency.recon),
+  'ong': _ong('Once, by the residual of an NMF; one ranking.'),
+  'ong-recon': _ong('ONG, keeping where the NMF is large.', saliency='recon'),
+  'ong-recon-mag': _ong(
+    'ONG, magnitude times the NMF; for trained weights.', saliency='recon_mag'
   ),
-  'ong-recon-mag': Entry(
-    'ONG, magnitude times the factorization; for trained weights.',
-    _ong(saliency=saliency.recon_mag),
+  'ong-signed': _ong(
+    'ONG, keeping only what lies above the NMF.', saliency='signed_residual'
   ),
-  'ong-signed': Entry(
-    'ONG, keeping only what lies above the factorization.',
-    _ong(saliency=saliency.signed_residual),
+  'ong-relative': _ong(
+    'ONG, the residual relative to the NMF.', saliency='rel_residual'
   ),
-  'ong-relative': Entry(
-    'ONG, the residual relative to the factorization.',
-    _ong(saliency=saliency.rel_residual),
+  'ong-component': _ong(
+    'ONG, the largest contribution of one component.', saliency='component'
   ),
-  'ong-component': Entry(
-    'ONG, the largest contribution of one component.',
-    _ong(saliency=saliency.component),
+  'ong-rank1': _ong('ONG at rank 1, which no seed changes.', rank=1),
+  'ong-kl': _ong('ONG with the Kullback-Leibler divergence.', solver='kl'),
+  'ong-layer': _ong('ONG at one sparsity for all layers.', allocate='uniform'),
+  'ong-erk': _ong('ONG with Erdos-Renyi-kernel densities.', allocate='erk'),
+  'ong-norm': _ong(
+    'ONG with scores divided by their RMS in the layer.', normalize=True
   ),
-  'ong-rank1': Entry('ONG at rank 1, which no seed changes.', _ong(rank=1)),
-  'ong-kl': Entry(
-    'ONG with the Kullback-Leibler divergence.', _ong(solver=nmf.kl)
-  ),
-  'ong-layer': Entry(
-    'ONG at one sparsity for all layers.', _ong(allocate=allocation.uniform)
-  ),
-  'ong-erk': Entry(
-    'ONG with Erdos-Renyi-kernel densities.', _ong(allocate=allocation.erk)
-  ),
-  'ong-norm': Entry(
-    'ONG with scores divided by their RMS in the layer.',
-    _at_once(_ong_normalized),
-  ),
-  'ong-refset': Entry(
-    'ONG with classifier and projections left dense.',
-    _ong(prunable=_reference_set),
+  'ong-refset': _ong(
+    'ONG with classifier and projections left dense.', all_kernels=False
   ),
   'magnitude': Entry(
-    'Largest weights, one ranking (Han et al., arXiv:1506.02626).',
-    _at_once(lambda c: ong_jax.magnitude(sparsity=c.sparsity)),
+    'Once, the largest weights; one ranking.',
+    'Han et al., arXiv:1506.02626',
+    recipes.magnitude,
   ),
   'random': Entry(
-    'At random, with Erdos-Renyi-kernel densities (arXiv:1911.11134).',
-    _at_once(
-      lambda c: ong_jax.random(jax.random.key(c.seed), sparsity=c.sparsity)
-    ),
+    'Once, at random, with Erdos-Renyi-kernel densities.',
+    'Evci et al., arXiv:1911.11134',
+    recipes.random,
+  ),
+  'gmp': Entry(
+    'Step by step, the largest weights stay.',
+    'Zhu and Gupta, arXiv:1710.01878',
+    recipes.gmp,
+  ),
+  'dpf': Entry(
+    'Dense weights, trained by the gradients at the pruned ones.',
+    'Lin et al., arXiv:2006.07253',
+    recipes.dpf,
+  ),
+  'dnw': Entry(
+    'As DPF, at full sparsity and with a new mask at every step.',
+    'Wortsman et al., arXiv:1906.00586',
+    recipes.dnw,
+  ),
+  'gsm': Entry(
+    'Gradients only where they matter most; pruned in the end.',
+    'Ding et al., arXiv:1909.12778',
+    recipes.gsm,
+  ),
+  'lc': Entry(
+    'Weight decay only on the smallest; pruned in the end.',
+    'Carreira-Perpinan and Idelbayev, CVPR 2018',
+    recipes.lc,
+  ),
+  'str': Entry(
+    'Learned thresholds of kernels, by which weights shrink.',
+    'Kusupati et al., arXiv:2002.03231',
+    recipes.str_,
+  ),
+  'dst': Entry(
+    'Learned thresholds of units, below which weights are 0.',
+    'Liu et al., arXiv:2005.06870',
+    recipes.dst,
+  ),
+  'cs': Entry(
+    'Learned gates of weights, which harden.',
+    'Savarese et al., arXiv:1912.04427',
+    recipes.cs,
+  ),
+  'imp': Entry(
+    'Trained, then pruned by magnitude and retrained, in phases.',
+    'Han et al., arXiv:1506.02626; LLR: Zimmer et al., arXiv:2111.00843',
+    cycles.imp,
+  ),
+  'bimp': Entry(
+    'IMP with dense training in the budget, and adaptive rates.',
+    'Zimmer et al., arXiv:2111.00843',
+    cycles.bimp,
+  ),
+  'lth': Entry(
+    'Lottery tickets: IMP that restarts from the first weights.',
+    'Frankle and Carbin, arXiv:1803.03635',
+    cycles.rewinding,
+  ),
+  'weight-rewinding': Entry(
+    'IMP that restarts from early weights, and replays their rates.',
+    'Renda et al., arXiv:2003.02389',
+    functools.partial(cycles.rewinding, rewind=0.1),
   ),
 }

@@ -90,7 +90,7 @@ def estimate(config: Config, macs: int, num_images: int) -> str | None:
   rate = 0.5 * 2 * size**3 / min(times)
   seconds = 6 * macs * num_images * epochs / rate + 30
   line = (
-    f'No accelerator: {epochs} epochs of {config.model} on {num_images:,} '
+    f'No accelerator: {epochs:g} epochs of {config.model} on {num_images:,} '
     f'images will take about {_duration(seconds)} here.'
   )
   if seconds > 300:
@@ -136,6 +136,8 @@ def describe(result: dict[str, Any]) -> str:
     f'  time           {_duration(result["seconds"])}'
     + (f', {rate:.2f} steps/s' if rate else '')
     + f', {result["device"]}',
+    f'  speed-up       {result["speedup"]:.2f} times fewer multiplications, '
+    'for hardware that skips zeros',
   ]
   if result['not_finite']:
     lines.append(

@@ -13,20 +13,23 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-import ong_jax
 from experiments import (
   checkpoints,
   data,
   evaluation,
   inputs,
+  metrics,
   models,
+  options,
   pretrained,
   report,
   sharding,
 )
 from experiments.config import Config, check
+from experiments.handover import Setup
 from experiments.methods import METHODS
-from experiments.segments import Setup, run_segments
+from experiments.plan import Run
+from experiments.segments import run_segments
 from ong_jax.selection import name_of
 
 
@@ -70,7 +73,12 @@ def run(
   )
   if not save_every_s >= 0:
     raise ValueError(f'`save_every_s` must be at least 0, got {save_every_s}.')
+  recipe = METHODS[config.method].recipe
+  given = options.check(config.method, recipe, config.options)
+  config = dataclasses.replace(config, options=given)
   setup, params, stats = _set_up(config, data_dir)
+  plan = Run(setup.config, setup.steps_per_epoch)
+  segments = recipe(plan, **setup.config.options)
   with contextlib.ExitStack() as stack:
     directory = None
     if workdir:
@@ -82,17 +90,16 @@ def run(
         return result
     report.announce(
       setup.config,
-      macs=sum(models.macs(setup.model).values()),
+      macs=sum(setup.macs.values()),
       num_images=len(setup.train_data.labels),
     )
-    segments = METHODS[config.method].segments(setup.config)
     outcome = run_segments(
       setup, segments, params, stats, directory, save_every_s
     )
-    accuracy = setup.evaluate(outcome.params, outcome.stats, setup.test_data)
     result = dataclasses.asdict(setup.config) | {
-      'test_accuracy': accuracy,
-      **measure(outcome.params, outcome.mask),
+      'test_accuracy': outcome.accuracy,
+      **metrics.measure(outcome.params, outcome.mask, setup.macs),
+      'prunings': outcome.prunings,
       'seconds': time.monotonic() - started,
       'steps_per_second': outcome.steps_per_second,
       'resumed_at_step': outcome.resumed_at_step,
@@ -122,6 +129,14 @@ def _set_up(config: Config, data_dir: str | None) -> tuple[Setup, Any, Any]:
     initializer=config.initializer,
   )
   params, stats, config = initial_network(config, model, dataset)
+  steps_per_epoch = num_images // config.batch_size
+  recipe = METHODS[config.method].recipe
+  config = dataclasses.replace(
+    config,
+    options=options.complete(
+      recipe, config.options, Run(config, steps_per_epoch)
+    ),
+  )
   train_data = inputs.Images(dataset.train_images, dataset.train_labels)
   setup = Setup(
     config=config,
@@ -129,8 +144,10 @@ def _set_up(config: Config, data_dir: str | None) -> tuple[Setup, Any, Any]:
     mesh=mesh,
     train_data=sharding.replicate(mesh, train_data),
     test_data=inputs.Images(dataset.test_images, dataset.test_labels),
-    steps_per_epoch=num_images // config.batch_size,
+    steps_per_epoch=steps_per_epoch,
+    macs=models.macs(model),
     evaluate=evaluation.make_evaluate(config, model, mesh),
+    reestimate=evaluation.make_reestimate(config, model, mesh),
   )
   return setup, params, stats
 
@@ -184,50 +201,3 @@ def _check_same_shapes(config: Config, templates: Any, trees: Any) -> None:
         f"{config.model}: leaf '{name}' has shape {found} there, {wanted} "
         'here. Pass the `model` and the `dataset` that it was trained with.'
       )
-
-
-def measure(params: Any, mask: Any) -> dict[str, Any]:
-  """Counts the weights that are not 0, whatever the mask says of them.
-
-  Args:
-    params: of the final network.
-    mask: tells which leaves are prunable.
-
-  Returns:
-    `kept`, `prunable`, `sparsity`; `sparsity_all`, over all parameters,
-    normalization and biases included; `layers`; and `not_finite`, the paths of
-    what training that diverged has left.
-
-  Example:
-    >>> params = {'kernel': jnp.array([[1.0, 0.0]]), 'bias': jnp.zeros(2)}
-    >>> mask = {'kernel': jnp.array([[True, False]]), 'bias': None}
-    >>> measure(params, mask)['sparsity']
-    0.5
-  """
-  nonzero = jax.tree.map(
-    lambda x, m: None if m is None else np.asarray(x) != 0, params, mask
-  )
-  summary = ong_jax.summarize(nonzero)
-  num_params = sum(x.size for x in jax.tree.leaves(params))
-  return {
-    'kept': summary.kept,
-    'prunable': summary.prunable,
-    'sparsity': summary.sparsity,
-    'sparsity_all': (summary.prunable - summary.kept) / num_params,
-    'layers': [
-      {
-        'path': x.path,
-        'shape': x.shape,
-        'kept': x.kept,
-        'empty_filters': x.empty_filters,
-      }
-      for x in summary.layers
-    ],
-    'not_finite': [
-      name_of(path)
-      for path, x in jax.tree_util.tree_leaves_with_path(params)
-      if not np.isfinite(x).all()
-    ],
-    'empty_layers': summary.empty_layers,
-    'empty_filters': summary.empty_filters,
-  }

@@ -5,31 +5,15 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
-from jax.sharding import Mesh
 
-from experiments import evaluation, inputs, report, sharding, signals, train
+from experiments import handover, metrics, report, sharding, signals, train
 from experiments.checkpoints import RunDirectory
-from experiments.config import Config
-from experiments.methods import Segment
-from ong_jax import selection
+from experiments.handover import Network, Setup
+from experiments.plan import Segment
 
 _CPU_STEPS = 4  # Between two looks at the clock; elsewhere it is an epoch.
-
-
-class Setup(NamedTuple):
-  """What all segments of a run share."""
-
-  config: Config  # With the normalization filled in.
-  model: nn.Module
-  mesh: Mesh
-  train_data: inputs.Images  # On the device.
-  test_data: inputs.Images  # On the host.
-  steps_per_epoch: int
-  evaluate: Callable[[Any, Any, inputs.Images], float]
 
 
 class Session(NamedTuple):
@@ -40,6 +24,7 @@ class Session(NamedTuple):
   show: Callable[[int, str], None]  # (step, note): moves the progress bar.
   stop: list[int]  # Signals that were caught.
   timings: list[tuple[int, float]]  # (steps, seconds) of each compiled call.
+  accuracies: dict[int, float]  # Of what would have been deployed at a step.
 
 
 class Outcome(NamedTuple):
@@ -48,6 +33,8 @@ class Outcome(NamedTuple):
   params: Any  # With exact zeros.
   mask: Any
   stats: Any
+  accuracy: float  # On the test set.
+  prunings: list[dict[str, Any]]  # A record for each time.
   steps_per_second: float | None  # Without the call that compiles.
   resumed_at_step: int
 
@@ -74,90 +61,71 @@ def run_segments(
   Raises:
     signals.Interrupted: on SIGINT or SIGTERM, after a save.
   """
-  lengths = [segment.epochs * setup.steps_per_epoch for segment in segments]
-  starts = [sum(lengths[:i]) for i in range(len(segments) + 1)]
+  starts = [sum(s.steps for s in segments[:i]) for i in range(len(segments))]
+  last_step = starts[-1] + segments[-1].steps
+  network = Network(params, params, None, stats)
 
   def segment_at(step):
     """A state saved where two segments meet is that of the later one."""
     return max(i for i in range(len(segments)) if starts[i] <= step)
 
   def abstract(step):
-    segment = segments[segment_at(step)]
-    shapes = jax.eval_shape(
-      lambda *trees: _begin(setup, segment, step, *trees), params, stats
-    )
-    return jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      shapes,
-      sharding.shardings(setup.mesh, shapes),
-    )
+    begun = segments[: segment_at(step) + 1]
+    return handover.shapes_at(setup, begun, step, network)
 
   state = directory.restore(abstract, report.log) if directory else None
   resumed_at = int(state.step) if state else 0
   if state:
-    report.log(f'Resumed at step {resumed_at} of {starts[-1]}.')
+    report.log(f'Resumed at step {resumed_at} of {last_step}.')
+  prunings = []
   if directory:
-    directory.forget_metrics_after(resumed_at)
+    lines = directory.forget_metrics_after(resumed_at if state else -1)
+    prunings = [line['pruning'] for line in lines if 'pruning' in line]
   with (
     signals.caught() as stop,
-    report.progress(starts[-1], resumed_at) as show,
+    report.progress(last_step, resumed_at) as show,
   ):
-    session = Session(directory, save_every_s, show, stop, timings=[])
+    session = Session(directory, save_every_s, show, stop, [], {})
     for i in range(segment_at(resumed_at), len(segments)):
+      segment = segments[i]
       if state is None:
         show(starts[i], 'pruning')
-        state = _hand_over(setup, segments[i], starts[i], params, stats)
+        state, record = handover.start(
+          setup,
+          segment,
+          starts[i],
+          network,
+          session.accuracies.get(starts[i]),
+        )
+        if record:
+          prunings.append(record)
+          if directory:
+            directory.log_metrics({'step': starts[i], 'pruning': record})
         _save(session, state)
         _stop_if_asked(session, starts[i])
-      state = _train(setup, session, segments[i], state, starts[i + 1])
+      state = _train(setup, session, segment, state, starts[i])
       if i + 1 == len(segments):
         _save(session, state)
-      params, mask = segments[i].method.finish(state.trainable, state.opt_state)
-      stats, state = state.stats, None
-  return Outcome(params, mask, stats, _rate(session.timings), resumed_at)
-
-
-def _begin(
-  setup: Setup, segment: Segment, step: int, params: Any, stats: Any
-) -> train.TrainState:
-  """Makes the state that a segment starts from; its mask is made here."""
-  trainable = segment.method.init(params)
-  return train.TrainState(
-    step=jnp.asarray(step, jnp.int32),
-    trainable=trainable,
-    opt_state=_transform(setup, segment).init(trainable),
-    stats=stats,
-    loss=jnp.zeros([], jnp.float32),
-    correct=jnp.zeros([], jnp.int32),
-  )
-
-
-def _transform(setup: Setup, segment: Segment) -> optax.GradientTransformation:
-  num_steps = segment.epochs * setup.steps_per_epoch
-  return segment.method.transform(train.optimizer(setup.config, num_steps))
-
-
-def _hand_over(
-  setup: Setup, segment: Segment, step: int, params: Any, stats: Any
-) -> train.TrainState:
-  """Begins a segment; if it prunes a trained network, BatchNorm is redone."""
-  # On one device, so that sums round the same however many there are.
-  params, stats = jax.device_put((params, stats), jax.local_devices()[0])
-  begun = time.monotonic()
-  state = jax.block_until_ready(_begin(setup, segment, step, params, stats))
-  seconds = time.monotonic() - begun
-  pruned = segment.method.effective(state.trainable, state.opt_state, None)
-  before, after = _num_nonzero(params), _num_nonzero(pruned)
-  if after < before:
-    report.log(f'Pruned {before:,} weights to {after:,} in {seconds:.1f} s.')
-  trained = step > 0 or setup.config.init_from is not None
-  if trained and after < before:
-    reestimate = evaluation.make_reestimate(
-      setup.config, setup.model, setup.mesh
+      network, state = handover.end(segment, state), None
+  stats, accuracy = network.stats, session.accuracies.get(last_step)
+  drop = metrics.drop(network.deployed, network.params)
+  if drop.fraction_pruned:
+    stats, record = handover.pruning_record(
+      setup, last_step, network, network.params, accuracy
     )
-    network = sharding.replicate(setup.mesh, (pruned, stats))
-    state = state.replace(stats=reestimate(*network, setup.train_data))
-  return jax.device_put(state, sharding.shardings(setup.mesh, state))
+    prunings.append(record)
+    accuracy = record['accuracy_after']
+  if accuracy is None:
+    accuracy = setup.evaluate(network.params, stats, setup.test_data)
+  return Outcome(
+    network.params,
+    network.mask,
+    stats,
+    accuracy,
+    prunings,
+    _rate(session.timings),
+    resumed_at,
+  )
 
 
 def _train(
@@ -165,37 +133,45 @@ def _train(
   session: Session,
   segment: Segment,
   state: train.TrainState,
-  end: int,
+  start: int,
 ) -> train.TrainState:
-  """Trains to the step `end`, reporting and saving on the way."""
-  step, saved_at = int(state.step), time.monotonic()
-  on_cpu = jax.default_backend() == 'cpu'
+  """Trains to the end of a segment, reporting and saving on the way."""
+  step, end, saved_at = int(state.step), start + segment.steps, time.monotonic()
   if step == end:
     return state
+  on_cpu = jax.default_backend() == 'cpu'
+  method = segment.method(None)  # Its mask is in the state.
   loop = train.make_loop(
     train.make_train_step(
       setup.config,
       setup.model,
       setup.mesh,
-      segment.method,
-      _transform(setup, segment),
+      method,
+      handover.transform(setup, segment, method),
     ),
     sharding.shardings(setup.mesh, state),
     fused=not on_cpu,
   )
+  keep_at = None if segment.keep_at is None else start + segment.keep_at
   session.show(step, 'compiling')
   while step < end:
-    todo = setup.steps_per_epoch - step % setup.steps_per_epoch
+    epoch_end = (step // setup.steps_per_epoch + 1) * setup.steps_per_epoch
+    todo = min(epoch_end, end) - step
+    if keep_at is not None and step < keep_at:
+      todo = min(todo, keep_at - step)
     if on_cpu:
       todo = min(todo, _CPU_STEPS)
     begun = time.monotonic()
     state = jax.block_until_ready(loop(state, setup.train_data, todo))
     session.timings.append((todo, time.monotonic() - begun))
     step += todo
-    in_epoch = (step - 1) % setup.steps_per_epoch + 1
-    session.show(step, f'loss {float(state.loss) / in_epoch:.3f}')
-    if in_epoch == setup.steps_per_epoch:
-      _report_epoch(setup, session, segment, state)
+    if step == keep_at:
+      params, _ = method.finish(state.trainable, state.opt_state)
+      state = state.replace(kept=jax.tree.map(jnp.copy, (params, state.stats)))
+    summed = step - max(start, epoch_end - setup.steps_per_epoch)
+    session.show(step, f'loss {float(state.loss) / summed:.3f}')
+    if step in (epoch_end, end):
+      _report_epoch(setup, session, segment, state, summed)
     due = time.monotonic() - saved_at >= session.save_every_s or session.stop
     if due and step < end:  # What is due at the end, the caller saves.
       _save(session, state)
@@ -219,30 +195,37 @@ def _stop_if_asked(session: Session, step: int) -> None:
 
 
 def _report_epoch(
-  setup: Setup, session: Session, segment: Segment, state: train.TrainState
+  setup: Setup,
+  session: Session,
+  segment: Segment,
+  state: train.TrainState,
+  num_steps: int,
 ) -> None:
-  """Evaluates, and writes the epoch's line."""
-  params = segment.method.effective(state.trainable, state.opt_state, None)
-  num_images = setup.steps_per_epoch * setup.config.batch_size
+  """Evaluates, and writes the line of an epoch or of what there is of it."""
+  method = segment.method(None)
+  params = method.effective(state.trainable, state.opt_state, None)
+  _, mask = jax.eval_shape(method.finish, state.trainable, state.opt_state)
   seconds, steps = 0.0, 0
   for n, s in reversed(session.timings):
-    if steps < setup.steps_per_epoch:
+    if steps < num_steps:
       seconds, steps = seconds + s, steps + n
-  loss = float(state.loss) / setup.steps_per_epoch
+  loss = float(state.loss) / num_steps
   line = {
     'step': int(state.step),
-    'epoch': int(state.step) // setup.steps_per_epoch,
+    'epoch': int(state.step) / setup.steps_per_epoch,
     'train_loss': loss if math.isfinite(loss) else None,
-    'train_accuracy': int(state.correct) / num_images,
+    'train_accuracy': int(state.correct) / num_steps / setup.config.batch_size,
     'test_accuracy': setup.evaluate(params, state.stats, setup.test_data),
+    **metrics.describe(params, mask, setup.macs),
     'seconds': seconds,
   }
+  session.accuracies[int(state.step)] = line['test_accuracy']
   if session.directory:
     session.directory.log_metrics(line)
   report.log(
-    f'epoch {line["epoch"]}: loss {loss:.4f}, train '
+    f'epoch {line["epoch"]:.4g}: loss {loss:.4f}, train '
     f'{line["train_accuracy"]:.2%}, test {line["test_accuracy"]:.2%}, '
-    f'{seconds:.1f} s'
+    f'sparsity {line["sparsity"]:.2%}, {seconds:.1f} s'
   )
 
 
@@ -259,8 +242,3 @@ def _rate(timings: list[tuple[int, float]]) -> float | None:
   timings = timings[1:] or timings
   seconds = sum(s for _, s in timings)
   return sum(n for n, _ in timings) / seconds if seconds else None
-
-
-def _num_nonzero(params: Any) -> int:
-  leaves = jax.tree.leaves(selection.select(params))
-  return sum(int(jnp.count_nonzero(x)) for x in leaves)

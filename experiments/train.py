@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from experiments import inputs, sharding
 from experiments.config import Config
+from experiments.learning_rates import Rate
 from ong_jax import SparseMethod
 
 
@@ -29,51 +30,37 @@ class TrainState(flax.struct.PyTreeNode):
   stats: Any  # BatchNorm's running averages.
   loss: jax.Array  # [] float32, summed over this epoch's steps so far.
   correct: jax.Array  # [] int32, of the images of this epoch so far.
+  kept: Any = ()  # (params, stats) that a later segment rewinds to.
 
 
-def learning_rate(config: Config, num_steps: int) -> optax.Schedule:
-  """Rises linearly from 0 to the peak, then decays to 0.
-
-  Args:
-    config: says the peak, how long it rises, and how it decays.
-    num_steps: that the schedule spans.
-
-  Returns:
-    A function from the step to the rate.
-
-  Example:
-    >>> rate = learning_rate(Config(warmup_fraction=0.2), num_steps=10)
-    >>> [round(float(rate(step)), 3) for step in (0, 1, 2, 6, 10)]
-    [0.0, 0.05, 0.1, 0.05, 0.0]
-  """
-  peak = config.learning_rate
-  warmup = round(config.warmup_fraction * num_steps)
-  rest = max(1, num_steps - warmup)
-  decay = {
-    'linear': optax.linear_schedule(peak, 0, rest),
-    'cosine': optax.cosine_decay_schedule(peak, rest),
-  }[config.schedule]
-  rise = optax.linear_schedule(0, peak, max(1, warmup))
-  return optax.join_schedules([rise, decay], [warmup])
-
-
-def optimizer(config: Config, num_steps: int) -> optax.GradientTransformation:
+def optimizer(
+  config: Config, rate: Rate, peak: float
+) -> optax.GradientTransformation:
   """Makes SGD with Nesterov momentum, and decay of all parameters.
+
+  The peak is in its state, so that a run that goes on has the one that it began
+  with, whatever it was made of.
 
   Args:
     config: of the run.
-    num_steps: that the learning rate's schedule spans.
+    rate: over the steps that the optimizer will make.
+    peak: of the learning rate.
 
   Example:
-    >>> tx = optimizer(Config(), num_steps=10)
-    >>> len(tx.init({'kernel': jnp.ones(3)}))
-    2
+    >>> tx = optimizer(Config(), Rate(lambda step: 1.0), peak=0.1)
+    >>> float(tx.init({'kernel': jnp.ones(3)}).hyperparams['peak'].round(2))
+    0.1
   """
-  rate = learning_rate(config, num_steps)
-  return optax.chain(
-    optax.add_decayed_weights(config.weight_decay),
-    optax.sgd(rate, config.momentum, nesterov=True),
-  )
+
+  def sgd(peak):
+    return optax.chain(
+      optax.add_decayed_weights(config.weight_decay),
+      optax.sgd(
+        lambda step: peak * rate.shape(step), config.momentum, nesterov=True
+      ),
+    )
+
+  return optax.inject_hyperparams(sgd)(peak=peak)
 
 
 def make_train_step(
@@ -125,7 +112,7 @@ def make_train_step(
     moves = method.tracks_statistics(state.opt_state)
     correct = jnp.sum(logits.argmax(-1) == labels).astype(jnp.int32)
     first = state.step % (num_images // config.batch_size) == 0  # Of an epoch.
-    return TrainState(
+    return state.replace(
       step=state.step + 1,
       trainable=optax.apply_updates(state.trainable, updates),
       opt_state=opt_state,

@@ -1,0 +1,136 @@
+"""A run as a list of segments, and the parts that recipes share."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import ong_jax
+from experiments.config import Config, check_choice
+from experiments.learning_rates import RETRAINING, Rate, training
+from ong_jax import SparseMethod, allocation
+from ong_jax.types import Mask, Params, Pruner
+
+ALLOCATIONS = {
+  f.__name__: f for f in (allocation.pooled, allocation.uniform, allocation.erk)
+}
+
+_LOADED_EPOCHS = 200  # What a network that was loaded is taken to have had.
+
+
+class Segment(NamedTuple):
+  """A part of a run: so many steps of one method, with a fresh optimizer.
+
+  It begins with what the segment before finished with: params and a mask.
+  """
+
+  steps: int
+  method: Callable[[Mask | None], SparseMethod]  # Of the mask at the beginning.
+  rate: Rate
+  # (params, mask) -> the mask at the beginning; else it is the last one.
+  prune: Callable[[Params, Mask | None], Mask] | None = None
+  keep_at: int | None = None  # The step whose weights are kept for rewinding.
+  rewind: bool = False  # Whether to begin with those.
+
+
+class Run(NamedTuple):
+  """What a recipe reads to make segments."""
+
+  config: Config
+  steps_per_epoch: int
+
+  @property
+  def steps(self) -> int:
+    """Of sparse training."""
+    return round(self.config.epochs * self.steps_per_epoch)
+
+  @property
+  def dense_steps(self) -> int:
+    """Before it."""
+    return round(self.config.dense_epochs * self.steps_per_epoch)
+
+  @property
+  def trained(self) -> bool:
+    """Whether sparse training begins with a trained network."""
+    return self.dense_steps > 0 or self.config.init_from is not None
+
+  @property
+  def original_steps(self) -> int:
+    """Of the training that retraining looks back at."""
+    return self.dense_steps or _LOADED_EPOCHS * self.steps_per_epoch
+
+
+def dense_segment(run: Run, num_steps: int) -> Segment:
+  """Trains under a mask that keeps everything."""
+  everything = ong_jax.magnitude(sparsity=0)
+  return Segment(
+    num_steps,
+    ong_jax.static,
+    training(run.config, num_steps),
+    prune=lambda params, mask: everything(params),
+  )
+
+
+def after_dense(run: Run) -> list[Segment]:
+  """Returns the dense training that comes before, if there is any."""
+  return [dense_segment(run, run.dense_steps)] if run.dense_steps else []
+
+
+def once(run: Run, pruner: Pruner, retraining: str) -> list[Segment]:
+  """Prunes, then trains under one mask; retrains, if there was training."""
+  rate = training(run.config, run.steps)
+  if run.trained:
+    rate = retraining_rate(run, retraining, run.steps, run.original_steps)
+  return after_dense(run) + [
+    Segment(
+      run.steps,
+      ong_jax.static,
+      rate,
+      prune=lambda params, mask: pruner(params),
+    )
+  ]
+
+
+def throughout(
+  run: Run, method: ong_jax.SparseMethod, num_steps: int | None = None
+) -> list[Segment]:
+  """Trains by one method."""
+  num_steps = run.steps if num_steps is None else num_steps
+  return after_dense(run) + [
+    Segment(num_steps, lambda mask: method, training(run.config, num_steps))
+  ]
+
+
+def then_retrain(
+  run: Run,
+  method: Callable[[int], ong_jax.SparseMethod],
+  fraction: float,
+  retraining: str,
+) -> list[Segment]:
+  """Trains by a method that prunes in the end, then under its mask."""
+  check_fraction('retrain', fraction)
+  num_steps = run.steps - round(fraction * run.steps)
+  segments = throughout(run, method(num_steps), num_steps)
+  if num_steps == run.steps:
+    return segments
+  rest = run.steps - num_steps
+  rate = retraining_rate(run, retraining, rest, run.dense_steps + num_steps)
+  return [*segments, Segment(rest, ong_jax.static, rate)]
+
+
+def retraining_rate(
+  run: Run, name: str, num_steps: int, original_steps: int
+) -> Rate:
+  """Makes the retraining schedule of this name."""
+  make = choose('retraining', name, RETRAINING)
+  return make(run.config, num_steps, max(original_steps, 1))
+
+
+def choose(name: str, value: str, known: dict[str, Any]) -> Any:
+  """Looks an option up, or raises a `ValueError` with the nearest."""
+  check_choice(name, value, known)
+  return known[value]
+
+
+def check_fraction(name: str, value: float) -> None:
+  """Raises a `ValueError` unless the value lies in [0, 1)."""
+  if not 0 <= value < 1:
+    raise ValueError(f'`{name}` must lie in [0, 1), got {value}.')

@@ -1,0 +1,183 @@
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl.testing import parameterized
+from jax.flatten_util import ravel_pytree
+
+from ong_jax import allocation, masks, transforms
+from ong_jax.methods import gmp
+
+
+def normal(seed, *shape):
+  values = np.random.default_rng(seed).normal(size=shape)
+  return jnp.asarray(values, jnp.float32)
+
+
+PARAMS = {  # 6 biases, and 24 + 12 = 36 weights after them.
+  'a': {'bias': normal(0, 6), 'kernel': normal(1, 4, 6)},
+  'b': {'kernel': normal(2, 3, 4)},
+}
+TARGET = jax.tree.map(lambda p: -p[::-1], PARAMS)  # So that ranks change.
+RATE, MOMENTUM, DECAY = 0.1, 0.9, 0.05
+INNER = optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(RATE, MOMENTUM))
+SETTINGS = {'sparsity': 0.75, 'interval': 2, 'num_updates': 3}
+# Sparsity is 0.75 - 0.75 (1 - t / 3)^3: 19, 26 and 27 of 36 weights are gone.
+KEPT = [36, 17, 17, 10, 10, 9, 9, 9, 9]
+
+
+@partial(jax.jit, static_argnums=(0, 1, 3))
+def train(method, inner, params, num_steps, target=TARGET):
+  """Steps towards the target; params and states after each of them."""
+  tx = method.transform(inner)
+
+  def step(carry, _):
+    params, opt_state = carry
+
+    def loss(params):
+      effective = method.effective(params, opt_state, jax.random.key(0))
+      distances = jax.tree.map(lambda p, t: (p - t) ** 2, effective, target)
+      return sum(0.5 * x.sum() for x in jax.tree.leaves(distances))
+
+    updates, opt_state = tx.update(jax.grad(loss)(params), opt_state, params)
+    carry = optax.apply_updates(params, updates), opt_state
+    return carry, carry
+
+  return jax.lax.scan(step, (params, tx.init(params)), length=num_steps)[1]
+
+
+def flat(tree):
+  return np.asarray(ravel_pytree(tree)[0], np.float64)
+
+
+def flat_steps(tree):
+  return np.asarray(jax.vmap(lambda x: ravel_pytree(x)[0])(tree))
+
+
+def largest(scores, k):
+  """Which k of the 36 weights; and all biases."""
+  mask = np.arange(42) < 6
+  mask[6 + np.argsort(-scores[6:], kind='stable')[:k]] = True
+  return mask
+
+
+def reference(recover, num_steps):
+  w, target, found = flat(PARAMS), flat(TARGET), []
+  mask, velocity = np.ones(42, bool), np.zeros(42)
+  for count in range(1, num_steps + 1):
+    gradient = mask * (w - target) + DECAY * w
+    velocity = MOMENTUM * velocity + gradient
+    w = w - RATE * velocity
+    if count in (2, 4, 6):
+      new = largest(np.abs(w) if recover else np.abs(w) * mask, KEPT[count - 1])
+      velocity, mask = velocity * (new == mask), new
+    if not recover:
+      w, velocity = w * mask, velocity * mask
+    found.append((w, velocity, mask[6:]))
+  return [np.stack(x) for x in zip(*found)]
+
+
+class GmpTest(parameterized.TestCase):
+  @parameterized.named_parameters(('for_good', False), ('recover', True))
+  def test_follows_numpy(self, recover):
+    method = gmp(**SETTINGS, recover=recover)
+    params, states = train(method, INNER, PARAMS, 9)
+    w, velocity, mask = reference(recover, 9)
+    np.testing.assert_array_equal(flat_steps(states.mask), mask)
+    np.testing.assert_allclose(flat_steps(params), w, rtol=1e-4, atol=1e-6)
+    found = flat_steps(states.inner_state[1][0].trace)
+    np.testing.assert_allclose(found, velocity, rtol=1e-4, atol=1e-6)
+    returned = np.any(mask[1:] & ~mask[:-1], axis=1)
+    self.assertEqual(returned.any(), recover)
+    if not recover:
+      pruned = flat_steps(params)[:, 6:][~mask]
+      np.testing.assert_array_equal(pruned, np.zeros_like(pruned))
+
+  @parameterized.named_parameters(('for_good', False), ('recover', True))
+  def test_counts_are_exact_at_every_step_and_under_ties(self, recover):
+    method = gmp(**SETTINGS, recover=recover)
+    for params in (PARAMS, jax.tree.map(jnp.ones_like, PARAMS)):
+      _, states = train(method, INNER, params, 9, params)
+      self.assertEqual(flat_steps(states.mask).sum(1).tolist(), KEPT)
+
+  def test_survivors_that_are_0_do_not_bring_back_what_was_pruned(self):
+    method = gmp(**SETTINGS | {'interval': 1})  # 2, 3 and 3 of 4 go.
+    tx = method.transform(optax.sgd(1.0))
+    params, update = {'kernel': jnp.array([[1.0, 2, 3, 4]])}, jax.jit(tx.update)
+    state, found = tx.init(params), []
+    for share in (0.0, 1.0, 0.0):  # Survivors become 0 in the second step.
+      grads = jax.tree.map(lambda p, share=share: share * p, params)
+      updates, state = update(grads, state, params)
+      params = optax.apply_updates(params, updates)
+      found.append(np.concatenate([params['kernel'], state.mask['kernel']]))
+    np.testing.assert_array_equal(
+      found,
+      [
+        [[0, 0, 3, 4], [0, 0, 1, 1]],
+        [[0, 0, 0, 0], [0, 0, 1, 0]],
+        [[0, 0, 0, 0], [0, 0, 1, 0]],
+      ],
+    )
+
+  def test_behind_the_mask_weights_decay_and_return(self):
+    method = gmp(sparsity=0.5, interval=2, num_updates=2, recover=True)
+    inner = optax.chain(optax.add_decayed_weights(0.5), optax.sgd(1.0))
+    params = {'kernel': jnp.array([[4.0, 16, 40, 32]])}
+    target = {'kernel': jnp.array([[0.0, 0, -4, 64]])}
+    # A step takes survivors from w to target - w / 2, the others to w / 2.
+    params, states = train(method, inner, params, 5, target)
+    np.testing.assert_array_equal(
+      params['kernel'][:, 0],
+      [
+        [-2, -8, -24, 48],
+        [1, 4, 8, 40],
+        [0.5, 2, -8, 44],
+        [0.25, 1, 0, 42],
+        [0.125, -0.5, 0, 43],
+      ],
+    )
+    np.testing.assert_array_equal(
+      states.mask['kernel'][:, 0],
+      [[1, 1, 1, 1], [0, 0, 1, 1], [0, 0, 1, 1], [0, 1, 0, 1], [0, 1, 0, 1]],
+    )
+
+  def test_budgets_may_be_split_by_leaf(self):
+    method = gmp(**SETTINGS, allocate=allocation.uniform)
+    params, states = train(method, INNER, PARAMS, 7)
+    counts = jax.tree.map(
+      lambda m: np.count_nonzero(m.reshape(7, -1), axis=1).tolist(),
+      states.mask,
+    )
+    self.assertEqual(counts['b']['kernel'][5:], [3, 3])
+    self.assertEqual(counts['a']['kernel'][5:], [6, 6])
+    last = jax.tree.map(lambda x: x[-1], (params, states))
+    params, mask = method.finish(*last)
+    chex.assert_trees_all_equal(mask, last[1].mask)
+    chex.assert_trees_all_equal(params, masks.apply_mask(last[0], mask))
+
+  def test_starts_dense(self):
+    for recover in (False, True):
+      method = gmp(**SETTINGS, recover=recover)
+      state = method.transform(INNER).init(PARAMS)
+      self.assertEqual(masks.sparsity(transforms.mask_of(state)), 0)
+      chex.assert_trees_all_equal(method.effective(PARAMS, state), PARAMS)
+
+  @parameterized.named_parameters(
+    (
+      'sparsity',
+      {'sparsity': 1.0},
+      '^`sparsity` must be a number in .* 1.0.$',
+    ),
+    ('interval', {'interval': 0}, '^`interval` must be an integer .* got 0.$'),
+    (
+      'num_updates',
+      {'num_updates': 2.5},
+      '^`num_updates` must be an integer .* got 2.5.$',
+    ),
+  )
+  def test_refuses(self, bad, message):
+    with self.assertRaisesRegex(ValueError, message):
+      gmp(**SETTINGS | bad)
