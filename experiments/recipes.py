@@ -228,11 +228,10 @@ def cs(
 def _num_updates(run: Run, interval: int) -> int:
   """So many that the last interval of the run has the final mask."""
   schedules.check_steps(interval=interval)
-  if not run.steps:
-    return 1
   if 2 * interval > run.steps:
     raise ValueError(
-      f'`interval`={interval} must be at most half of the {run.steps} steps.'
+      f'`interval`={interval} must be at most half of the {run.steps} steps '
+      'that `epochs` gives.'
     )
   return run.steps // interval - 1
 

@@ -136,9 +136,12 @@ def describe(result: dict[str, Any]) -> str:
     f'  time           {_duration(result["seconds"])}'
     + (f', {rate:.2f} steps/s' if rate else '')
     + f', {result["device"]}',
-    f'  speed-up       {result["speedup"]:.2f} times fewer multiplications, '
-    'for hardware that skips zeros',
   ]
+  if result['speedup']:
+    lines.append(
+      f'  multiplications {result["speedup"]:.2f} times fewer, for hardware '
+      'that skips zeros'
+    )
   if result['not_finite']:
     lines.append(
       f'  TRAINING DIVERGED: not finite are {result["not_finite"][:4]}. Lower '

@@ -113,8 +113,14 @@ class RunDirectoryTest(absltest.TestCase):
     first.close()
     self.open()
 
+  def test_a_directory_is_taken_with_the_first_thing_that_is_written(self):
+    self.open(seed=0)
+    self.open(seed=1).log_metrics({'step': 0})
+    with self.assertRaisesRegex(ValueError, r'another config: seed \(1 there'):
+      self.open(seed=0)
+
   def test_refuses_a_run_that_has_lost_its_config(self):
-    self.open()
+    self.open().log_metrics({'step': 0})
     (self.path / 'config.json').unlink()
     with self.assertRaisesRegex(ValueError, 'holds a run, but no config.json'):
       self.open()
@@ -126,7 +132,7 @@ class RunDirectoryTest(absltest.TestCase):
       self.open()
 
   def test_a_field_younger_than_the_run_had_its_default(self):
-    self.open()
+    self.open().log_metrics({'step': 0})
     file = self.path / 'config.json'
     fields = json.loads(file.read_text())
     del fields['label_smoothing']
@@ -142,7 +148,7 @@ class RunDirectoryTest(absltest.TestCase):
     self.assertIsNone(directory.result())
 
   def test_refuses_the_directory_of_another_config(self):
-    self.open(seed=0, sparsity=0.9)
+    self.open(seed=0, sparsity=0.9).log_metrics({'step': 0})
     with self.assertRaisesRegex(
       ValueError,
       r'another config: seed \(0 there, 1 here\), sparsity \(0.9 there, 0.5',
@@ -150,7 +156,7 @@ class RunDirectoryTest(absltest.TestCase):
       self.open(seed=1, sparsity=0.5)
 
   def test_takes_up_the_directory_of_the_same_config(self):
-    self.open(image_mean=(0.1, 0.2, 0.3))
+    self.open(image_mean=(0.1, 0.2, 0.3)).log_metrics({'step': 0})
     self.open(image_mean=(0.1, 0.2, 0.3))
 
   def test_forgets_what_a_resumed_run_writes_again(self):

@@ -72,6 +72,8 @@ class CommandLineTest(absltest.TestCase):
       for path in (whole, stopped)
     ]
     self.assertEqual(*(result['test_accuracy'] for result in results))
+    self.assertEqual(*(result['prunings'] for result in results))
+    self.assertLen(results[0]['prunings'], 1)
     metrics = [
       [
         {k: v for k, v in json.loads(line).items() if k != 'seconds'}
@@ -80,19 +82,21 @@ class CommandLineTest(absltest.TestCase):
       for path in (whole, stopped)
     ]
     self.assertEqual(*metrics)
-    self.assertLen(metrics[0], 3)
+    self.assertLen(metrics[0], 4)  # Three epochs, and the pruning.
 
   def test_an_error_is_one_sentence(self):
-    process = subprocess.run(
-      [*self.command('unused'), '--sparsity=1.5'],
-      cwd=_ROOT,
-      capture_output=True,
-      text=True,
-    )
-    self.assertEqual(process.returncode, 1)
-    self.assertEqual(
-      process.stderr, 'Error: `sparsity` must lie in [0, 1), got 1.5.\n'
-    )
+    for flag, sentence in (
+      ('--sparsity=1.5', '`sparsity` must lie in [0, 1), got 1.5.'),
+      ('--option=half', "`option` must be name=value, got 'half'."),
+    ):
+      process = subprocess.run(
+        [*self.command('unused'), flag],
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+      )
+      self.assertEqual(process.returncode, 1)
+      self.assertEqual(process.stderr, f'Error: {sentence}\n')
 
   def test_list_names_every_method(self):
     process = subprocess.run(

@@ -2,11 +2,12 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from absl.testing import absltest, parameterized
 
-from experiments import methods
+from experiments import options
 from experiments.config import Config
+from experiments.methods import METHODS
+from experiments.plan import Run
 
 
 def _params():
@@ -23,23 +24,18 @@ def _params():
   }
 
 
-def _mask(name, **fields):
-  """The mask that the last segment of a method starts with."""
-  segment = methods.METHODS[name].segments(Config(method=name, **fields))[-1]
-  state = segment.method.transform(optax.identity()).init(_params())
-  return state.mask
+def _segments(name, given=None, **fields):
+  recipe = METHODS[name].recipe
+  run = Run(Config(method=name, **fields), steps_per_epoch=40)
+  return recipe(run, **options.complete(recipe, given or {}, run))
+
+
+def _mask(name, given=None, **fields):
+  """The mask that the first segment of a method begins with."""
+  return _segments(name, given, **fields)[0].prune(_params(), None)
 
 
 class MethodsTest(parameterized.TestCase):
-  @parameterized.parameters(sorted(methods.METHODS))
-  def test_ends_with_the_sparsity_asked_for(self, name):
-    mask = _mask(name, sparsity=0.9)
-    leaves = jax.tree.leaves(mask)
-    total = sum(leaf.size for leaf in leaves)
-    kept = sum(int(leaf.sum()) for leaf in leaves)
-    expected = total if name == 'dense' else total - round(0.9 * total)
-    self.assertEqual(kept, expected)
-
   @parameterized.parameters('ong', 'magnitude', 'ong-recon-mag')
   def test_training_seed_does_not_change_the_mask(self, name):
     chex.assert_trees_all_equal(_mask(name, seed=0), _mask(name, seed=1))
@@ -59,7 +55,7 @@ class MethodsTest(parameterized.TestCase):
     self.assertIsNotNone(mask['conv1']['kernel'])
 
   def test_variants_are_different(self):
-    names = [name for name in methods.METHODS if name.startswith('ong')]
+    names = [name for name in METHODS if name.startswith('ong')]
     masks = {
       name: np.concatenate(
         [np.ravel(leaf) for leaf in jax.tree.leaves(_mask(name, sparsity=0.5))]
@@ -68,21 +64,46 @@ class MethodsTest(parameterized.TestCase):
     }
     self.assertLen(set(masks.values()), len(names))
 
-  @parameterized.named_parameters(
-    ('at_the_outset', 'ong', 0, [5]),
-    ('after_dense_epochs', 'ong', 3, [3, 5]),
-    ('only_prunes_afterwards', 'magnitude', 3, [3, 5]),
-    ('dense', 'dense', 3, [8]),
-  )
-  def test_epochs_of_segments(self, name, dense_epochs, expected):
-    config = Config(method=name, epochs=5, dense_epochs=dense_epochs)
-    segments = methods.METHODS[name].segments(config)
-    self.assertEqual([segment.epochs for segment in segments], expected)
+  def test_options_make_the_variants(self):
+    chex.assert_trees_all_equal(
+      _mask('ong', {'saliency': 'recon_mag'}), _mask('ong-recon-mag')
+    )
+    chex.assert_trees_all_equal(
+      _mask('random', {'allocate': 'uniform'}, sparsity=0.5),
+      _mask('random', {'allocate': 'uniform'}, sparsity=0.5),
+    )
 
-  def test_every_summary_is_one_line(self):
-    for name, entry in methods.METHODS.items():
+  @parameterized.named_parameters(
+    ('at_the_outset', 'ong', 0, [200]),
+    ('after_dense_epochs', 'ong', 3, [120, 200]),
+    ('only_prunes_afterwards', 'magnitude', 3, [120, 200]),
+    ('dense', 'dense', 3, [320]),
+    ('throughout', 'gmp', 0, [200]),
+    ('prunes_in_the_end', 'gsm', 0, [150, 50]),
+    ('in_phases', 'imp', 3, [120, 66, 66, 68]),
+    ('in_phases_with_a_budget', 'bimp', 0, [100, 33, 33, 34]),
+    ('in_phases_after_its_budget', 'bimp', 3, [120, 66, 66, 68]),
+    ('from_the_first_weights', 'lth', 0, [50, 50, 50, 50]),
+    ('from_early_weights', 'weight-rewinding', 0, [56, 48, 48, 48]),
+  )
+  def test_steps_of_segments(self, name, dense_epochs, expected):
+    segments = _segments(name, epochs=5, dense_epochs=dense_epochs)
+    self.assertEqual([segment.steps for segment in segments], expected)
+
+  def test_every_line_is_whole(self):
+    for name, entry in METHODS.items():
       self.assertNotIn('\n', entry.summary, name)
       self.assertTrue(entry.summary.endswith('.'), name)
+      self.assertTrue(entry.source, name)
+
+  def test_the_train_step_names_no_method(self):
+    import pathlib
+    import re
+
+    source = pathlib.Path(__file__).parents[1] / 'experiments' / 'train.py'
+    words = set(re.findall(r'[\w-]+', source.read_text()))
+    self.assertEmpty(words & (set(METHODS) - {'dense', 'random'}))
+    self.assertNotIn('METHODS', words)
 
 
 if __name__ == '__main__':

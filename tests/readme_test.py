@@ -9,7 +9,7 @@ _README = pathlib.Path(__file__).parents[1] / 'README.md'
 class ReadmeTest(absltest.TestCase):
   def test_examples_run(self):
     blocks = re.findall(r'```python\n(.*?)```', _README.read_text(), re.DOTALL)
-    self.assertLen(blocks, 2)
+    self.assertLen(blocks, 4)
     names = {}
     for block in blocks:
       exec(block, names)  # One page, one namespace.
@@ -25,7 +25,8 @@ class ReadmeTest(absltest.TestCase):
     files = re.findall(r'(\w+\.py)', layout)
     self.assertGreater(len(files), 5)
     for file in files:
-      self.assertTrue((_README.parent / 'ong_jax' / file).exists(), file)
+      homes = [_README.parent / home for home in ('ong_jax', 'experiments')]
+      self.assertTrue(any((home / file).exists() for home in homes), file)
 
 
 if __name__ == '__main__':

@@ -39,6 +39,7 @@ class ReportTest(absltest.TestCase):
       'seconds': 130.0,
       'steps_per_second': 2.5,
       'device': '1 x cpu',
+      'speedup': 1.2345,
     }
     text = report.describe(result)
     self.assertIn('ong on cifar10, resnet8, seed 3', text)
@@ -46,7 +47,10 @@ class ReportTest(absltest.TestCase):
     self.assertIn('50.0000% of the prunable weights, 25.0000% of all', text)
     self.assertIn('2 minutes, 2.50 steps/s, 1 x cpu', text)
     self.assertRegex(text, r'fc/kernel +1x2 +1 +50.00% +1')
+    self.assertIn('multiplications 1.23 times fewer', text)
     self.assertNotIn('DIVERGED', text)
+    empty = report.describe(result | {'speedup': None})
+    self.assertNotIn('multiplications', empty)
     text = report.describe(result | {'not_finite': ['fc/kernel']})
     self.assertIn("DIVERGED: not finite are ['fc/kernel']", text)
 

@@ -99,6 +99,21 @@ class RunTest(parameterized.TestCase):
     ('no_file', {'init_from': 'none.npz'}, "'none.npz' is not there"),
     ('no_run', {'init_from': 'no_such_run'}, '`init_from`: .*no_such_run'),
     (
+      'option',
+      {'method': 'dpf', 'options': {'refrsh': '3'}},
+      "option of dpf.* The nearest is 'refresh'",
+    ),
+    (
+      'interval',
+      {'method': 'gmp', 'options': {'interval': 3}},
+      '`interval`=3 must be at most half of the 4 steps',
+    ),
+    (
+      'no_time',
+      {'method': 'dpf', 'epochs': 0},
+      '`interval`=1 must be at most half of the 0 steps',
+    ),
+    (
       'initializer',
       {'initializer': 'hee'},
       "`initializer` must .* The nearest is 'he'",

@@ -1,11 +1,17 @@
 import pathlib
 import signal
 
-import jax
 from absl.testing import absltest
 
-import ong_jax
-from experiments import checkpoints, run, segments, signals
+from experiments import (
+  checkpoints,
+  handover,
+  plan,
+  recipes,
+  run,
+  segments,
+  signals,
+)
 from experiments.config import Config
 
 _CONFIG = Config(
@@ -18,6 +24,11 @@ _CONFIG = Config(
 )
 
 
+def _segment(setup, num_steps):
+  run = plan.Run(setup.config, setup.steps_per_epoch)
+  return recipes.magnitude(run)[0]._replace(steps=num_steps)
+
+
 class StopTest(absltest.TestCase):
   """Segments of an epoch of four steps, which is one look at the clock."""
 
@@ -28,13 +39,13 @@ class StopTest(absltest.TestCase):
     directory = checkpoints.RunDirectory(path, setup.config)
     self.addCleanup(directory.close)
     session = segments.Session(
-      directory, 60.0, lambda step, note: None, [signal.SIGTERM], []
+      directory, 60.0, lambda step, note: None, [signal.SIGTERM], [], {}
     )
-    pruner = ong_jax.magnitude(sparsity=0.9)
-    segment = segments.Segment(epochs, ong_jax.static(pruner))
-    state = segments._hand_over(setup, segment, 0, params, stats)
+    network = handover.Network(params, params, None, stats)
+    segment = _segment(setup, 4 * epochs)
+    state, _ = handover.start(setup, segment, 0, network, None)
     try:
-      state = segments._train(setup, session, segment, state, 4 * epochs)
+      state = segments._train(setup, session, segment, state, 0)
     finally:
       directory.close()
       self.saved = sorted(
@@ -51,17 +62,6 @@ class StopTest(absltest.TestCase):
     state = self.run_stopped(epochs=1)
     self.assertEqual(int(state.step), 4)
     self.assertEmpty(self.saved)
-
-  def test_the_mask_is_split_like_its_params(self):
-    setup, params, stats = run._set_up(_CONFIG, None)
-    method = ong_jax.static(ong_jax.magnitude(sparsity=0.9))
-    state = segments._hand_over(
-      setup, segments.Segment(1, method), 0, params, stats
-    )
-    mask = ong_jax.mask_of(state.opt_state)
-    weights = ong_jax.selection.select(state.trainable)
-    for m, w in zip(*map(jax.tree.leaves, (mask, weights))):
-      self.assertEqual(m.sharding, w.sharding)
 
 
 if __name__ == '__main__':

@@ -6,7 +6,7 @@ import optax
 from absl.testing import absltest, parameterized
 
 import ong_jax
-from experiments import data, inputs, models, sharding, train
+from experiments import data, inputs, learning_rates, models, sharding, train
 from experiments.config import Config
 
 _CONFIG = Config(
@@ -33,7 +33,8 @@ def _train(
   devices = devices or jax.devices()[:1]
   mesh = sharding.make_mesh(model_parallel, config.batch_size, devices)
   model, params, stats = _network(config)
-  tx = method.transform(train.optimizer(config, num_steps=20))
+  rate = learning_rates.training(config, num_steps=20)
+  tx = method.transform(train.optimizer(config, rate, config.learning_rate))
   trainable = method.init(params)
   state = train.TrainState(
     step=jnp.int32(0),
@@ -57,27 +58,6 @@ def _train(
   return states
 
 
-class LearningRateTest(parameterized.TestCase):
-  @parameterized.named_parameters(
-    ('linear', 'linear', 0.05), ('cosine', 'cosine', 0.05)
-  )
-  def test_rises_to_the_peak_and_decays_to_0(self, schedule, middle):
-    config = Config(schedule=schedule, warmup_fraction=0.2, learning_rate=0.1)
-    rate = train.learning_rate(config, num_steps=100)
-    expected = {0: 0.0, 10: 0.05, 20: 0.1, 60: middle, 100: 0.0}
-    for step, value in expected.items():
-      np.testing.assert_allclose(rate(step), value, atol=1e-7)
-
-  def test_cosine_is_above_linear_in_the_first_half(self):
-    linear = train.learning_rate(Config(), 100)(30)
-    cosine = train.learning_rate(Config(schedule='cosine'), 100)(30)
-    self.assertGreater(cosine, linear)
-
-  def test_without_warmup_starts_at_the_peak(self):
-    rate = train.learning_rate(Config(warmup_fraction=0.0), 100)
-    np.testing.assert_allclose(rate(0), 0.1)
-
-
 class TrainStepTest(parameterized.TestCase):
   def pruner(self, sparsity=0.9):
     return ong_jax.magnitude(sparsity=sparsity)
@@ -90,7 +70,7 @@ class TrainStepTest(parameterized.TestCase):
     pruned = [~m for m in jax.tree.leaves(mask)]
     for state in states:
       weights = jax.tree.leaves(ong_jax.selection.select(state.trainable))
-      trace = state.opt_state.inner_state[1][0].trace
+      trace = state.opt_state.inner_state.inner_state[1][0].trace
       trace = jax.tree.leaves(ong_jax.selection.select(trace))
       for w, t, p in zip(weights, trace, pruned):
         self.assertEqual(w.dtype, np.float32)
