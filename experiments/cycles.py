@@ -113,11 +113,15 @@ def _cycles(
   sparsities = schedules.geometric(run.config.sparsity, phases)[1:]
   lengths = [num_steps // phases] * phases
   lengths[-1] += num_steps % phases
+  rates = {  # Phases that share one are compiled once.
+    length: plan.retraining_rate(run, retraining, length, original_steps)
+    for length in set(lengths)
+  }
   return [
     Segment(
       length,
       ong_jax.static,
-      plan.retraining_rate(run, retraining, length, original_steps),
+      rates[length],
       prune=_among_survivors(sparsity, allocate),
     )
     for length, sparsity in zip(lengths, sparsities)

@@ -25,6 +25,7 @@ class Session(NamedTuple):
   stop: list[int]  # Signals that were caught.
   timings: list[tuple[int, float]]  # (steps, seconds) of each compiled call.
   accuracies: dict[int, float]  # Of what would have been deployed at a step.
+  loops: dict[Any, Callable]  # Compiled, by method and rate of the segment.
 
 
 class Outcome(NamedTuple):
@@ -85,7 +86,7 @@ def run_segments(
     signals.caught() as stop,
     report.progress(last_step, resumed_at) as show,
   ):
-    session = Session(directory, save_every_s, show, stop, [], {})
+    session = Session(directory, save_every_s, show, stop, [], {}, {})
     for i in range(segment_at(resumed_at), len(segments)):
       segment = segments[i]
       if state is None:
@@ -141,17 +142,18 @@ def _train(
     return state
   on_cpu = jax.default_backend() == 'cpu'
   method = segment.method(None)  # Its mask is in the state.
-  loop = train.make_loop(
-    train.make_train_step(
+  program = segment.method, segment.rate
+  if program not in session.loops:
+    step_fn = train.make_train_step(
       setup.config,
       setup.model,
       setup.mesh,
       method,
       handover.transform(setup, segment, method),
-    ),
-    sharding.shardings(setup.mesh, state),
-    fused=not on_cpu,
-  )
+    )
+    splits = sharding.shardings(setup.mesh, state)
+    session.loops[program] = train.make_loop(step_fn, splits, fused=not on_cpu)
+  loop = session.loops[program]
   keep_at = None if segment.keep_at is None else start + segment.keep_at
   session.show(step, 'compiling')
   while step < end:

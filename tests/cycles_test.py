@@ -54,6 +54,12 @@ class ImpTest(parameterized.TestCase):
     for old, new in zip(*map(jax.tree.leaves, (mask, again))):
       self.assertFalse((new & ~old).any())
 
+  def test_phases_of_one_length_share_a_program(self):
+    first, second, third = cycles.imp(_run(epochs=10), phases=3)
+    self.assertEqual([s.steps for s in (first, second, third)], [33, 33, 34])
+    self.assertIs(first.rate, second.rate)
+    self.assertIsNot(first.rate, third.rate)
+
   def test_without_retraining_there_is_one_phase(self):
     segments = cycles.imp(_run(init_from='x', epochs=0), phases=5)
     self.assertEqual([segment.steps for segment in segments], [0])

@@ -39,7 +39,7 @@ class StopTest(absltest.TestCase):
     directory = checkpoints.RunDirectory(path, setup.config)
     self.addCleanup(directory.close)
     session = segments.Session(
-      directory, 60.0, lambda step, note: None, [signal.SIGTERM], [], {}
+      directory, 60.0, lambda step, note: None, [signal.SIGTERM], [], {}, {}
     )
     network = handover.Network(params, params, None, stats)
     segment = _segment(setup, 4 * epochs)
