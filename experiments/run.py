@@ -30,7 +30,8 @@ from experiments.handover import Setup
 from experiments.methods import METHODS
 from experiments.plan import Run
 from experiments.segments import run_segments
-from ong_jax.selection import name_of
+from ong_jax.masks import num_kept
+from ong_jax.selection import name_of, select
 
 
 def run(
@@ -77,6 +78,7 @@ def run(
   given = options.check(config.method, recipe, config.options)
   config = dataclasses.replace(config, options=given)
   setup, params, stats = _set_up(config, data_dir)
+  num_kept(select(params), config.sparsity)  # Refused now, not when it prunes.
   plan = Run(setup.config, setup.steps_per_epoch)
   segments = recipe(plan, **setup.config.options)
   with contextlib.ExitStack() as stack:

@@ -7,9 +7,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ong_jax import allocation, masks, ranking
+from ong_jax import allocation, masks, ranking, selection
 from ong_jax.transforms import mask_of, masked_transform
-from ong_jax.types import Allocation, Mask, Params, Pruner, Scores
+from ong_jax.types import (
+  Allocation,
+  Mask,
+  Params,
+  Predicate,
+  Pruner,
+  Scores,
+)
 
 
 class Trainable(NamedTuple):
@@ -152,6 +159,32 @@ def keep_best(
   """
   mask = ranking.top_k(ranked, allocate(ranked, sparsity))
   return masks.apply_mask(params, mask), mask
+
+
+def prunes_to(
+  sparsity: float | None,
+  allocate: Allocation = allocation.pooled,
+  prunable: Predicate = selection.is_kernel,
+) -> Callable[[Params], Params]:
+  """Makes an `init` that refuses a sparsity before anything is trained.
+
+  Example:
+    >>> prunes_to(0.9)({'kernel': jnp.ones((2, 2))})
+    Traceback (most recent call last):
+      ...
+    ValueError: `sparsity`=0.9 keeps 0 of 4 weights, fewer than the 1 \
+prunable leaves. With these params it can be 0.75.
+  """
+  if sparsity is not None:
+    masks.check_sparsity(sparsity)
+
+  def init(params):
+    weights = selection.select(params, prunable)
+    if sparsity is not None:
+      allocate(weights, sparsity)
+    return params
+
+  return init
 
 
 def _identity(x):

@@ -15,7 +15,9 @@ class SparseState(NamedTuple):
   """The mask is state, so it is checkpointed and sharded with the moments."""
 
   count: jax.Array  # [] int32: the updates so far.
-  mask: Mask  # bool arrays shaped as their params; None where not prunable.
+  # bool arrays shaped as their params; None where not prunable, or where the
+  # mask is made of what is trained.
+  mask: Mask
   inner_state: optax.OptState
 
 
@@ -78,7 +80,7 @@ def masked_transform(
     return SparseState(jnp.zeros([], jnp.int32), own, inner.init(params))
 
   def update_fn(updates, state, params=None, **extra_args):
-    _check_given(params)
+    check_given(params)
     updates = masks.apply_mask(updates, state.mask)  # Keeps pruned moments 0,
     masked = masks.apply_mask(params, state.mask)  # from weight decay too.
     updates, inner_state = inner.update(
@@ -135,7 +137,7 @@ def latent_transform(
     return SparseState(jnp.zeros([], jnp.int32), own, inner.init(params))
 
   def update_fn(updates, state, params=None, **extra_args):
-    _check_given(params)
+    check_given(params)
     updates, inner_state = inner.update(
       updates, state.inner_state, params, **extra_args
     )
@@ -195,14 +197,15 @@ def map_like(f: Callable, tree: Any, state: Any, *rest: Any) -> Any:
     >>> map_like(lambda one, x: x + one, ones, state).trace
     {'kernel': Array([1., 1.], dtype=float32)}
   """
-  mirrored = dict(jax.tree_util.tree_leaves_with_path(tree))
+  paths = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: x is None)
+  mirrored = dict(paths)
 
   def visit(path, x, *others):
-    for i in range(len(path)):  # The longest end first.
-      leaf = mirrored.get(path[i:])
-      if leaf is not None:
-        return f(leaf, x, *others) if leaf.shape == jnp.shape(x) else x
-    return x
+    ends = (path[i:] for i in range(len(path) + 1))  # The longest first.
+    leaf = mirrored.get(next((end for end in ends if end in mirrored), None))
+    if leaf is None or leaf.shape != jnp.shape(x):
+      return x
+    return f(leaf, x, *others)
 
   return jax.tree_util.tree_map_with_path(visit, state, *rest)
 
@@ -255,7 +258,12 @@ def _first(mask: Mask | Pruner, params: Params) -> Mask:
   return jax.tree.map(jnp.copy, own)  # The caller's survives donation.
 
 
-def _check_given(params: Params | None) -> None:
+def check_given(params: Params | None) -> None:
+  """Raises a `ValueError` if `update` was called without params.
+
+  Example:
+    >>> check_given({'kernel': jnp.ones(1)})
+  """
   if params is None:
     raise ValueError(
       '`update` needs the parameters: call `tx.update(updates, state, params)`.'

@@ -177,9 +177,21 @@ class CsTest(parameterized.TestCase):
   @parameterized.named_parameters(
     ('sparsity', {'sparsity': 1.0}, '^`sparsity` must be .* got 1.0.$'),
     ('steps', {'num_steps': 0}, '^`num_steps` must be an integer .* got 0.$'),
-    ('beta', {'final_beta': 0.0}, '^`final_beta` must be above 0; got 0.0.$'),
-    ('nan', {'final_beta': np.nan}, '^`final_beta` must be above 0; got nan.$'),
-    ('penalty', {'penalty': -1}, '^`penalty` must be at least 0; got -1.$'),
+    (
+      'beta',
+      {'final_beta': 0.0},
+      r'^`final_beta` must lie in \[1, inf\); got 0.0.$',
+    ),
+    (
+      'nan',
+      {'final_beta': np.nan},
+      r'^`final_beta` must lie in \[1, inf\); got nan.$',
+    ),
+    (
+      'penalty',
+      {'penalty': -1},
+      r'^`penalty` must lie in \[0, inf\); got -1.$',
+    ),
   )
   def test_refuses(self, bad, message):
     with self.assertRaisesRegex(ValueError, message):

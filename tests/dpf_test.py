@@ -26,8 +26,8 @@ RATE, MOMENTUM, DECAY = 0.1, 0.9, 0.05
 INNER = optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(RATE, MOMENTUM))
 METHOD = dpf(sparsity=0.75, interval=5, num_updates=2, refresh=3)
 # Sparsity is 0.75 - 0.75 (1 - t / 2)^3: 24 and 27 of 36 weights are gone.
-KEPT = 4 * [36] + 5 * [12] + 6 * [9]
-DUE = [3, 5, 6, 9, 10, 12, 15]
+KEPT = 4 * [36] + 5 * [12] + 11 * [9]
+DUE = [3, 5, 6, 9, 10, 12, 15, 18]
 
 
 def loss(params, target=TARGET):
@@ -84,30 +84,32 @@ def reference(num_steps):
 
 class DpfTest(parameterized.TestCase):
   def test_follows_numpy(self):
-    params, states = train(METHOD, PARAMS, 15)
-    w, velocity, mask = reference(15)
+    params, states = train(METHOD, PARAMS, 20)
+    w, velocity, mask = reference(20)
     np.testing.assert_array_equal(flat_steps(states.mask), mask)
     np.testing.assert_allclose(flat_steps(params), w, rtol=1e-4, atol=1e-5)
     found = flat_steps(states.inner_state[1][0].trace)
     np.testing.assert_allclose(found, velocity, rtol=1e-4, atol=1e-5)
     returned = np.any(mask[1:] & ~mask[:-1], axis=1)
     # The sparsity rises at 5 and 10; masks are made on and on.
-    self.assertEqual((2 + np.flatnonzero(returned)).tolist(), [6, 9, 12, 15])
+    self.assertEqual(
+      (2 + np.flatnonzero(returned)).tolist(), [6, 9, 12, 15, 18]
+    )
 
   def test_counts_are_exact_at_every_step_and_under_ties(self):
     for params in (PARAMS, jax.tree.map(jnp.ones_like, PARAMS)):
-      _, states = train(METHOD, params, 15, params)
+      _, states = train(METHOD, params, 20, params)
       self.assertEqual(flat_steps(states.mask).sum(1).tolist(), KEPT)
 
   def test_gradients_are_those_at_the_pruned_weights(self):
-    _, states = train(METHOD, PARAMS, 15)
+    _, states = train(METHOD, PARAMS, 20)
     state = jax.tree.map(lambda x: x[-1], states)
     gradient = jax.grad(lambda p: loss(METHOD.effective(p, state, None)))
     masked = masks.apply_mask(PARAMS, state.mask)
     chex.assert_trees_all_equal(gradient(PARAMS), jax.grad(loss)(masked))
 
   def test_finishes_with_what_was_evaluated(self):
-    params, state = jax.tree.map(lambda x: x[-1], train(METHOD, PARAMS, 15))
+    params, state = jax.tree.map(lambda x: x[-1], train(METHOD, PARAMS, 20))
     finished, mask = METHOD.finish(params, state)
     chex.assert_trees_all_equal(mask, state.mask)
     chex.assert_trees_all_equal(finished, METHOD.effective(params, state))

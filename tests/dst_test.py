@@ -187,10 +187,14 @@ class DstTest(parameterized.TestCase):
     alive = np.array([[0, 1, 0], [1, 0, 1]])
     np.testing.assert_array_equal(params['kernel'], w * alive * mask['kernel'])
 
-  def test_survivors_are_ranked_by_size_and_not_by_margin(self):
-    trainable = one_kernel([[3.0, 2.0, 1.0]], [2.5, 0.0, 2.0])
-    _, mask = dst(sparsity=2 / 3).finish(trainable, None)
-    np.testing.assert_array_equal(mask['kernel'], [[1, 0, 0]])
+  @parameterized.named_parameters(
+    ('by_size_and_not_by_margin', [2.5, 0.0, 2.0], 2 / 3, [[1, 0, 0]]),
+    ('before_larger_ones_that_did_not', [3.5, 0.0, 0.5], 1 / 3, [[0, 1, 1]]),
+  )
+  def test_survivors_are_ranked(self, thresholds, sparsity, expected):
+    trainable = one_kernel([[3.0, 2.0, 1.0]], thresholds)
+    _, mask = dst(sparsity=sparsity).finish(trainable, None)
+    np.testing.assert_array_equal(mask['kernel'], expected)
 
   @parameterized.named_parameters(
     ('pooled', allocation.pooled, [9, 0]),
@@ -208,8 +212,16 @@ class DstTest(parameterized.TestCase):
 
   @parameterized.named_parameters(
     ('sparsity', {'sparsity': 95}, '^`sparsity` must be .* got 95.$'),
-    ('penalty', {'penalty': -1}, '^`penalty` must be at least 0; got -1.$'),
-    ('nan', {'penalty': np.nan}, '^`penalty` must be at least 0; got nan.$'),
+    (
+      'penalty',
+      {'penalty': -1},
+      r'^`penalty` must lie in \[0, inf\); got -1.$',
+    ),
+    (
+      'nan',
+      {'penalty': np.nan},
+      r'^`penalty` must lie in \[0, inf\); got nan.$',
+    ),
   )
   def test_refuses(self, bad, message):
     with self.assertRaisesRegex(ValueError, message):

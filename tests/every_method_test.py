@@ -154,6 +154,10 @@ class EveryMethodTest(parameterized.TestCase):
       for _ in range(segment.steps):
         states.append(compiled(states[-1], one.train_data))
       self.assertLen(traces, 1)  # No step compiles again.
+      moved = jax.tree.map(
+        lambda x, y: (x != y).any(), state.trainable, states[-1].trainable
+      )
+      self.assertTrue(any(jax.tree.leaves(moved)))
       not_compiled = step(state, one.train_data)
       _close(not_compiled, states[1])
       in_scan = jax.jit(

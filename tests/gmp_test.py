@@ -125,24 +125,23 @@ class GmpTest(parameterized.TestCase):
   def test_behind_the_mask_weights_decay_and_return(self):
     method = gmp(sparsity=0.5, interval=2, num_updates=2, recover=True)
     inner = optax.chain(optax.add_decayed_weights(0.5), optax.sgd(1.0))
-    params = {'kernel': jnp.array([[4.0, 16, 40, 32]])}
-    target = {'kernel': jnp.array([[0.0, 0, -4, 64]])}
+    params = {'kernel': jnp.array([[4.0, 68, 160, 32]])}
+    target = {'kernel': jnp.array([[0.0, -2, -16, 64]])}
     # A step takes survivors from w to target - w / 2, the others to w / 2.
-    params, states = train(method, inner, params, 5, target)
+    params, states = train(method, inner, params, 6, target)
     np.testing.assert_array_equal(
       params['kernel'][:, 0],
       [
-        [-2, -8, -24, 48],
-        [1, 4, 8, 40],
-        [0.5, 2, -8, 44],
-        [0.25, 1, 0, 42],
-        [0.125, -0.5, 0, 43],
+        [-2, -36, -96, 48],
+        [1, 16, 32, 40],
+        [0.5, 8, -32, 44],
+        [0.25, 4, 0, 42],
+        [0.125, -4, 0, 43],
+        [0.0625, 0, 0, 42.5],
       ],
     )
-    np.testing.assert_array_equal(
-      states.mask['kernel'][:, 0],
-      [[1, 1, 1, 1], [0, 0, 1, 1], [0, 0, 1, 1], [0, 1, 0, 1], [0, 1, 0, 1]],
-    )
+    expected = [[1, 1, 1, 1]] + 2 * [[0, 0, 1, 1]] + 3 * [[0, 1, 0, 1]]
+    np.testing.assert_array_equal(states.mask['kernel'][:, 0], expected)
 
   def test_budgets_may_be_split_by_leaf(self):
     method = gmp(**SETTINGS, allocate=allocation.uniform)

@@ -96,6 +96,11 @@ class RunTest(parameterized.TestCase):
     ('batch', {'batch_size': 100}, '`batch_size`=100 must be a multiple of 8'),
     ('large_batch', {'batch_size': 1024}, 'must not exceed the 512 training'),
     ('too_sparse', {'sparsity': 0.99995}, 'fewer than the 8 prunable leaves'),
+    (
+      'too_sparse_in_the_end',
+      {'method': 'lth', 'sparsity': 0.99995},
+      'fewer than the 8 prunable leaves',
+    ),
     ('no_file', {'init_from': 'none.npz'}, "'none.npz' is not there"),
     ('no_run', {'init_from': 'no_such_run'}, '`init_from`: .*no_such_run'),
     (

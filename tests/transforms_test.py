@@ -12,7 +12,7 @@ from absl.testing import parameterized
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ong_jax import masks, pruners, transforms
+from ong_jax import masks, pruners, selection, transforms
 
 
 def normal(seed, *shape):
@@ -50,6 +50,22 @@ OPTIMIZERS = {
 }
 MASKED = {
   name: transforms.masked_transform(inner, MASK)
+  for name, inner in OPTIMIZERS.items()
+}
+
+
+def flip(params, state):
+  """Keeps what was pruned and prunes what was kept, at updates 1, 4, 7, ..."""
+  mask = jax.tree.map(lambda m: m ^ (state.count % 3 == 1), state.mask)
+  return transforms.remask(state, mask)
+
+
+FLIPPED = {
+  name: transforms.masked_transform(inner, MASK, flip)
+  for name, inner in OPTIMIZERS.items()
+}
+LATENT = {
+  name: transforms.latent_transform(inner, MASK, flip)
   for name, inner in OPTIMIZERS.items()
 }
 
@@ -327,6 +343,273 @@ class MaskedTransformTest(parameterized.TestCase):
       tx.init(PARAMS)
 
 
+class RenewTest(parameterized.TestCase):
+  @named(['sgd', 'nesterov_and_decay', 'adam', 'lion', 'copies_params'])
+  def test_what_changes_is_zero_at_once_and_so_are_its_moments(self, name):
+    tx = FLIPPED[name]
+    # The params were never masked, and the first update flips.
+    found = train(tx, PARAMS, tx.init(PARAMS), GRADS)
+    params, states = jax.device_get(found)
+    np.testing.assert_array_equal(states.count, np.arange(1, 101))
+    mirrors = [  # The params, and what is like them in the state.
+      x
+      for x in jax.tree.leaves(
+        (params, states.inner_state), is_leaf=lambda x: isinstance(x, dict)
+      )
+      if isinstance(x, dict)
+    ]
+    self.assertEqual(len(mirrors) > 1, name != 'sgd')
+    steps = np.arange(100).reshape(100, 1, 1)
+    for layer in ('conv', 'fc'):
+      mask = np.reshape(MASK[layer]['kernel'], (1, 1, -1))
+      mask = mask ^ (steps // 3 % 2 == 0)
+      found = states.mask[layer]['kernel'].reshape(100, 1, -1)
+      np.testing.assert_array_equal(found, mask)
+      expected = mask & (steps % 3 != 0)  # What is left and what is back are 0.
+      for tree in mirrors:
+        found = tree[layer]['kernel'].reshape(100, 1, -1) != 0
+        np.testing.assert_array_equal(found, expected)
+        self.assertTrue(np.all(tree['fc']['bias'] != 0))
+
+  def test_sees_where_the_update_leads(self):
+    def renew(params, state):
+      return state._replace(inner_state=(params, state.count, state.mask))
+
+    add_one = optax.stateless(lambda u, p: jax.tree.map(lambda x: x + 1, u))
+    tx = transforms.masked_transform(add_one, MASK, renew)
+    updates, state = tx.update(GRAD, tx.init(PARAMS), PARAMS)
+    params = optax.apply_updates(PARAMS, updates)
+    chex.assert_trees_all_equal(state.inner_state, (params, 1, MASK))
+    assert_zero(pruned(params))
+
+  def test_nan_behind_a_new_mask_reaches_nothing(self):
+    def renew(params, state):
+      kept = jax.tree.map(jnp.isfinite, {'kernel': params['kernel']})
+      return transforms.remask(state, kept)
+
+    params = {'kernel': jnp.array([1.0, 2.0, 3.0])}
+    mask = {'kernel': jnp.array([True, True, False])}
+    tx = transforms.masked_transform(optax.sgd(0.5, 0.5), mask, renew)
+    grads = {'kernel': jnp.array([jnp.nan, 2.0, jnp.nan])}
+    updates, state = tx.update(grads, tx.init(params), params)
+    expected = {'kernel': jnp.array([0.0, 1.0, 0.0])}
+    chex.assert_trees_all_equal(optax.apply_updates(params, updates), expected)
+    mask = {'kernel': jnp.array([False, True, True])}
+    trace = {'kernel': jnp.array([0.0, 2.0, 0.0])}
+    found = state.mask, state.inner_state[0].trace
+    chex.assert_trees_all_equal(found, (mask, trace))
+
+
+class LatentTransformTest(parameterized.TestCase):
+  @named(['sgd', 'nesterov_and_decay', 'adam', 'clipped'])
+  def test_all_weights_train_as_if_there_were_no_mask(self, name):
+    def renew(params, state):
+      mask = jax.tree.map(lambda m: m ^ (state.count % 3 == 1), state.mask)
+      return state._replace(mask=mask)
+
+    inner = OPTIMIZERS[name]
+    tx = transforms.latent_transform(inner, MASK, renew)
+    results = []
+    for x in (inner, tx):  # Not jitted, see above.
+      params, state = PARAMS, x.init(PARAMS)
+      for i in range(3):
+        grads = jax.tree.map(lambda g, i=i: g[i], GRADS)
+        updates, state = x.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+      results.append((params, getattr(state, 'inner_state', state)))
+    chex.assert_trees_all_equal(*results)
+    flipped = jax.tree.map(jnp.logical_not, MASK)
+    chex.assert_trees_all_equal(state.mask, flipped)
+    self.assertEqual(state.count, 3)
+
+  def test_renew_sees_where_the_update_leads(self):
+    def renew(params, state):
+      mask = jax.tree.map(
+        lambda p: jnp.abs(p) > 2, {'kernel': params['kernel']}
+      )
+      return transforms.remask(state, mask)
+
+    params = {'kernel': jnp.array([1.0, 2.0, 3.0, 4.0])}
+    grads = {'kernel': jnp.array([0.0, -1.0, 0.5, 3.0])}
+    prune = pruners.magnitude(sparsity=0, prunable=lambda path, leaf: True)
+    tx = transforms.latent_transform(optax.sgd(1.0, 0.5), prune, renew)
+    state = tx.init(params)
+    chex.assert_trees_all_equal(state.mask, {'kernel': jnp.ones(4, bool)})
+    updates, state = tx.update(grads, state, params)
+    chex.assert_trees_all_equal(updates, {'kernel': -grads['kernel']})
+    mask = {'kernel': jnp.array([False, True, True, False])}
+    trace = {'kernel': jnp.array([0.0, -1.0, 0.5, 0.0])}
+    found = state.mask, state.inner_state[0].trace
+    chex.assert_trees_all_equal(found, (mask, trace))
+
+  def test_hands_on_extra_arguments(self):
+    probe = optax.GradientTransformationExtraArgs(
+      lambda params: (params, None),
+      lambda updates, state, params=None, *, value, **rest: (
+        updates,
+        (params, (value, rest)),
+      ),
+    )
+    tx = transforms.latent_transform(probe, MASK, lambda params, state: state)
+    state = tx.init(PARAMS)
+    chex.assert_trees_all_equal(state.inner_state, (PARAMS, None))
+    updates, state = tx.update(GRAD, state, PARAMS, value=3.0, other=4.0)
+    expected = PARAMS, (3.0, {'other': 4.0})
+    chex.assert_trees_all_equal((updates, state.inner_state), (GRAD, expected))
+
+  def test_map_params(self):
+    tx = LATENT['adam']
+    state = optax.tree.map_params(tx, lambda p: p + 1, tx.init(PARAMS))
+    adam, ones = state.inner_state[0], jax.tree.map(jnp.ones_like, PARAMS)
+    chex.assert_trees_all_equal((adam.count, adam.mu, adam.nu), (0, ones, ones))
+
+  def test_donation_spares_the_mask(self):
+    mask = jax.tree.map(jnp.copy, MASK)
+    tx = transforms.latent_transform(optax.sgd(0.1), mask, flip)
+    state = tx.init(PARAMS)
+    jax.jit(lambda x: x, donate_argnums=0)(state)
+    self.assertTrue(state.mask['fc']['kernel'].is_deleted())
+    chex.assert_trees_all_equal(mask, MASK)
+
+  def test_update_needs_the_params(self):
+    tx = LATENT['sgd']
+    with self.assertRaisesRegex(ValueError, '^`update` needs the parameters: '):
+      tx.update(GRAD, tx.init(PARAMS))
+
+
+class RemaskTest(parameterized.TestCase):
+  def test_moments_restart_where_the_mask_changed(self):
+    tx = MASKED['adam']
+    ones = jax.tree.map(jnp.ones_like, PARAMS)
+    adam = tx.init(PARAMS).inner_state[0]._replace(mu=ones, nu=ones)
+    state = tx.init(PARAMS)._replace(inner_state=(adam, optax.EmptyState()))
+    mask = {
+      'conv': {'kernel': MASK['conv']['kernel'].at[0].set(True)},
+      'fc': MASK['fc'],
+    }
+    found = transforms.remask(state, mask)
+    kernel = (mask['conv']['kernel'] == MASK['conv']['kernel']).astype(float)
+    self.assertEqual(kernel.sum(), 16 + MASK['conv']['kernel'][0].sum())
+    expected = {'conv': {'kernel': jnp.float32(kernel)}, 'fc': ones['fc']}
+    adam = adam._replace(mu=expected, nu=expected)
+    inner_state = adam, optax.EmptyState()
+    expected = transforms.SparseState(jnp.int32(0), mask, inner_state)
+    chex.assert_trees_all_equal(found, expected)
+
+  def test_params_may_be_one_array(self):
+    params, mask = jnp.ones(2), jnp.array([True, True])
+    tx = transforms.masked_transform(optax.trace(0.9), mask)
+    _, state = tx.update(params, tx.init(params), params)
+    found = transforms.remask(state, jnp.array([True, False]))
+    chex.assert_trees_all_equal(found.inner_state.trace, jnp.array([1.0, 0]))
+
+
+class MapLikeTest(parameterized.TestCase):
+  @parameterized.named_parameters(
+    ('momentum', OPTIMIZERS['nesterov_and_decay'], ['1/0/trace']),
+    ('adam', OPTIMIZERS['adam'], ['0/mu', '0/nu']),
+    (
+      'multi_steps',
+      optax.MultiSteps(optax.trace(0.9), 2),
+      ['inner_opt_state/trace', 'acc_grads'],
+    ),
+    (
+      'injected',
+      optax.inject_hyperparams(optax.sgd)(0.1, momentum=0.9),
+      ['inner_state/0/trace'],
+    ),
+    (
+      'masked',
+      optax.masked(
+        optax.trace(0.9), {'conv': True, 'fc': {'kernel': True, 'bias': False}}
+      ),
+      ['inner_state/trace'],
+    ),
+    (
+      'partition',
+      optax.partition(
+        {'a': optax.trace(0.9), 'b': optax.identity()},
+        {'conv': 'a', 'fc': {'kernel': 'a', 'bias': 'b'}},
+      ),
+      ['inner_states/a/inner_state/trace'],
+    ),
+  )
+  def test_finds_the_moments_of_kernels(self, tx, expected):
+    kernels = selection.select(PARAMS)
+    state = tx.init(PARAMS)
+    found = transforms.map_like(lambda w, x: w + x + 1, kernels, state)
+    chex.assert_trees_all_equal_structs(found, state)
+    names = []
+    for (path, x), old in zip(
+      jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(state)
+    ):
+      name, _, layer = (
+        selection.name_of(path).removesuffix('/kernel').rpartition('/')
+      )
+      if np.any(x != old):
+        names.append((name, layer))
+        np.testing.assert_array_equal(x, PARAMS[layer]['kernel'] + 1)
+    layers = ('conv', 'fc')
+    self.assertEqual(names, [(x, layer) for x in expected for layer in layers])
+
+  def test_factored_moments_stay(self):
+    # The kernel [4, 6] is factored, to [4] and [6]; that of [2, 2, 8] is not.
+    tx = optax.adafactor(0.1, min_dim_size_to_factor=3)
+    state = tx.init(PARAMS)
+    found = transforms.map_like(
+      lambda w, x: x + 1, selection.select(PARAMS), state
+    )
+    changed = [
+      selection.name_of(path)
+      for (path, x), old in zip(
+        jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(state)
+      )
+      if np.any(x != old)
+    ]
+    self.assertEqual(changed, ['0/v/conv/kernel'])
+
+  def test_only_the_own_path_and_shape(self):
+    tree = {'fc': {'kernel': jnp.ones(2)}, 'skip': None}
+    zero = jnp.zeros(2)
+    state = {
+      'fc': {'kernel': zero, 'bias': zero},
+      'mu': {'fc': {'kernel': zero}},
+      'nu': {'fc': {'kernel': jnp.zeros((2, 1))}},
+      'other': {'kernel': zero},
+      'kernel': zero,
+      'skip': zero,
+      'count': 3,
+    }
+    found = transforms.map_like(lambda w, x: w + x, tree, state)
+    expected = {**state, 'fc': {'kernel': jnp.ones(2), 'bias': zero}}
+    expected['mu'] = {'fc': {'kernel': jnp.ones(2)}}
+    chex.assert_trees_all_equal(found, expected)
+
+  def test_of_paths_that_end_alike_the_longest_wins(self):
+    tree = {'kernel': jnp.full(2, 1.0), 'fc': {'kernel': jnp.full(2, 2.0)}}
+    state = {'mu': jax.tree.map(jnp.zeros_like, tree)}
+    found = transforms.map_like(lambda w, x: w + x, tree, state)
+    chex.assert_trees_all_equal(found, {'mu': tree})
+
+  def test_none_is_skipped_though_another_path_ends_alike(self):
+    tree = {'kernel': jnp.ones(2), 'fc': {'kernel': None}}
+    zero = jnp.zeros(2)
+    state = {'mu': {'kernel': zero, 'fc': {'kernel': zero}}}
+    found = transforms.map_like(lambda w, x: w + x, tree, state)
+    expected = {'mu': {'kernel': jnp.ones(2), 'fc': {'kernel': zero}}}
+    chex.assert_trees_all_equal(found, expected)
+
+  def test_more_trees_go_along(self):
+    kernels, state = selection.select(PARAMS), {'mu': PARAMS}
+    other = jax.tree.map(lambda x: 2 * x, state)
+    found = transforms.map_like(
+      lambda w, x, y: w + x + y, kernels, state, other
+    )
+    expected = jax.tree.map(lambda p: 4 * p, PARAMS)
+    expected['fc']['bias'] = PARAMS['fc']['bias']
+    chex.assert_trees_all_equal(found, {'mu': expected})
+
+
 class WrappersTest(parameterized.TestCase):
   def test_inject_hyperparams(self):
     @optax.inject_hyperparams
@@ -498,11 +781,24 @@ class NetTest(parameterized.TestCase):
     )
 
 
-class MaskOfTest(parameterized.TestCase):
-  def test_finds_it_in_wrappers(self):
-    tx = optax.chain(optax.identity(), optax.apply_if_finite(MASKED['adam'], 1))
-    mask = transforms.mask_of(tx.init(PARAMS))
-    chex.assert_trees_all_equal(mask, MASK)
+class StateOfTest(parameterized.TestCase):
+  @parameterized.named_parameters(
+    ('masked', MASKED['adam']), ('latent', LATENT['adam'])
+  )
+  def test_finds_it_in_wrappers(self, inner):
+    tx = optax.chain(optax.identity(), optax.apply_if_finite(inner, 1))
+    state = tx.init(PARAMS)
+    found = transforms.state_of(state)
+    chex.assert_trees_all_equal(found, inner.init(PARAMS))
+    self.assertIs(transforms.mask_of(state), found.mask)
+
+  def test_counts_the_updates_that_are_applied(self):
+    for sparse in (MASKED['sgd'], LATENT['sgd']):
+      tx = optax.MultiSteps(sparse, 2).gradient_transformation()
+      _, states = train(tx, PARAMS, tx.init(PARAMS), GRADS)
+      found = transforms.state_of(states).count
+      self.assertEqual(found.dtype, jnp.int32)
+      np.testing.assert_array_equal(found, np.arange(1, 101) // 2)
 
   @parameterized.named_parameters(
     ('none', [optax.sgd(0.1)], 0),
@@ -511,7 +807,7 @@ class MaskOfTest(parameterized.TestCase):
   def test_refuses_other_than_one(self, txs, num):
     with self.assertRaisesRegex(
       ValueError,
-      '^`opt_state` must hold the state of exactly one `masked_transform`; it '
-      f'holds {num}.$',
+      '^`opt_state` must hold the state of exactly one `masked_transform` or '
+      f'other sparse transformation; it holds {num}.$',
     ):
       transforms.mask_of(optax.chain(*txs).init(PARAMS))

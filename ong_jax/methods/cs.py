@@ -1,13 +1,21 @@
 """Continuous sparsification."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from ong_jax import allocation, masks, schedules, selection
-from ong_jax.method import SparseMethod, Trainable, keep_best, undecayed
-from ong_jax.transforms import SparseState, state_of
-from ong_jax.types import Allocation, Predicate
+from ong_jax.method import (
+  SparseMethod,
+  Trainable,
+  keep_best,
+  prunes_to,
+  undecayed,
+)
+from ong_jax.transforms import SparseState, check_given, state_of
+from ong_jax.types import Allocation, Params, Predicate
 
 
 def cs(
@@ -33,8 +41,8 @@ def cs(
     sparsity: that `finish` prunes to, in [0, 1), by q; None leaves it as it has
       come to be.
     num_steps: over which beta rises, geometrically.
-    start: q at the outset; below 0 for high sparsity.
-    final_beta: beta in the end, above 0.
+    start: q at the outset, at least -80; below 0 for high sparsity.
+    final_beta: beta in the end, at least 1.
     penalty: factor of the sum of all sigmoid(beta q) in the loss, at least 0.
     allocate: how that budget is split; by default one ranking over all leaves.
     prunable: `(path, leaf) -> bool`.
@@ -54,19 +62,22 @@ def cs(
     >>> method.effective(trainable, opt_state, jax.random.key(0))
     {'kernel': Array([[-2.  ,  0.25]], dtype=float32)}
   """
-  if sparsity is not None:
-    masks.check_sparsity(sparsity)
+  check = prunes_to(sparsity, allocate, prunable)
   schedules.check_steps(num_steps=num_steps)
-  if not final_beta > 0:
-    raise ValueError(f'`final_beta` must be above 0; got {final_beta}.')
-  if not penalty >= 0:
-    raise ValueError(f'`penalty` must be at least 0; got {penalty}.')
+  for name, value, low in (
+    ('start', start, -80),  # Below, float32 has no sigmoid to divide by.
+    ('final_beta', final_beta, 1),
+  ):
+    if not low <= value < math.inf:
+      raise ValueError(f'`{name}` must lie in [{low}, inf); got {value}.')
+  if not 0 <= penalty < math.inf:
+    raise ValueError(f'`penalty` must lie in [0, inf); got {penalty}.')
 
   def beta_of(state):
     return final_beta ** jnp.minimum(state.count / num_steps, 1)
 
   def init(params):
-    weights = selection.select(params, prunable)
+    weights = selection.select(check(params), prunable)
     return Trainable(
       params, jax.tree.map(lambda w: jnp.full_like(w, start), weights)
     )
@@ -78,6 +89,7 @@ def cs(
       return SparseState(jnp.zeros([], jnp.int32), None, inner.init(trainable))
 
     def update_fn(updates, state, params=None, **extra_args):
+      check_given(params)
       beta = beta_of(state)
 
       def penalize(g, q):
@@ -113,7 +125,7 @@ def cs(
 
 def gate_weights(
   trainable: Trainable, beta: jax.typing.ArrayLike, start: float
-) -> jax.Array:
+) -> Params:
   """Returns w sigmoid(beta q) / sigmoid(start).
 
   Example:

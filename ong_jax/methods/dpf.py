@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from ong_jax import allocation, ranking, schedules, scores, selection
-from ong_jax.method import SparseMethod, straight_through
+from ong_jax.method import SparseMethod, prunes_to, straight_through
 from ong_jax.pruners import magnitude
 from ong_jax.transforms import latent_transform
 from ong_jax.types import Allocation, Predicate
@@ -71,4 +71,5 @@ def dpf(
     everything = magnitude(sparsity=0, prunable=prunable)
     return latent_transform(inner, everything, renew)
 
-  return SparseMethod(transform, straight_through)
+  init = prunes_to(sparsity, allocate, prunable)
+  return SparseMethod(transform, straight_through, init=init)

@@ -1,11 +1,20 @@
 """Dynamic sparse training."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import optax
 
-from ong_jax import allocation, masks, selection
-from ong_jax.method import SparseMethod, Trainable, keep_best, undecayed
+from ong_jax import allocation, selection
+from ong_jax.method import (
+  SparseMethod,
+  Trainable,
+  keep_best,
+  prunes_to,
+  undecayed,
+)
+from ong_jax.transforms import check_given
 from ong_jax.types import Allocation, Predicate
 
 _LOWEST_DENSITY = 0.01  # Of a kernel; where it falls there, thresholds restart.
@@ -51,13 +60,12 @@ def dst(
     >>> method.effective(raised, None)
     {'kernel': Array([[-2.,  0.]], dtype=float32)}
   """
-  if sparsity is not None:
-    masks.check_sparsity(sparsity)
-  if not penalty >= 0:
-    raise ValueError(f'`penalty` must be at least 0; got {penalty}.')
+  check = prunes_to(sparsity, allocate, prunable)
+  if not 0 <= penalty < math.inf:
+    raise ValueError(f'`penalty` must lie in [0, inf); got {penalty}.')
 
   def init(params):
-    weights = selection.select(params, prunable)
+    weights = selection.select(check(params), prunable)
     return Trainable(
       params, jax.tree.map(lambda w: jnp.zeros(w.shape[-1:], w.dtype), weights)
     )
@@ -69,6 +77,7 @@ def dst(
     )
 
   def penalize(updates, trainable):
+    check_given(trainable)
     extra = jax.tree.map(
       lambda g, t: g - penalty * jnp.exp(-t), updates.extra, trainable.extra
     )

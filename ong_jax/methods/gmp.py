@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from ong_jax import allocation, ranking, schedules, scores, selection
-from ong_jax.method import SparseMethod
+from ong_jax.method import SparseMethod, prunes_to
 from ong_jax.pruners import magnitude
 from ong_jax.transforms import latent_transform, masked_transform, remask
 from ong_jax.types import Allocation, Predicate
@@ -76,4 +76,5 @@ def gmp(
     wrap = latent_transform if recover else masked_transform
     return wrap(inner, everything, renew)
 
-  return SparseMethod(transform)
+  init = prunes_to(sparsity, allocate, prunable)
+  return SparseMethod(transform, init=init)

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import optax
 
 from ong_jax import allocation, masks, ranking, scores, selection
-from ong_jax.method import SparseMethod, dense, keep_best
+from ong_jax.method import SparseMethod, dense, keep_best, prunes_to
+from ong_jax.transforms import check_given
 from ong_jax.types import Allocation, Predicate
 
 
@@ -44,9 +45,9 @@ def gsm(
     >>> tx.update(grads, tx.init(params), params)[0]
     {'kernel': Array([[-3., -0.]], dtype=float32)}
   """
-  masks.check_sparsity(sparsity)
 
   def keep_what_matters(updates, params):
+    check_given(params)
     saliency = jax.tree.map(
       lambda w, g: jnp.abs(w * g),
       selection.select(params, prunable),
@@ -66,4 +67,5 @@ def gsm(
     ),
     effective=dense,
     finish=finish,
+    init=prunes_to(sparsity, allocate, prunable),
   )

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ong_jax import allocation, masks, ranking, scores, selection
-from ong_jax.method import SparseMethod, dense, keep_best
+from ong_jax import allocation, ranking, scores, selection
+from ong_jax.method import SparseMethod, dense, keep_best, prunes_to
+from ong_jax.transforms import check_given
 from ong_jax.types import Allocation, Predicate
 
 
@@ -47,11 +48,11 @@ def lc(
     >>> tx.update(grads, tx.init(params), params)[0]
     {'kernel': Array([[-0.5, -0. ]], dtype=float32)}
   """
-  masks.check_sparsity(sparsity)
   if not weight_decay >= 0:
     raise ValueError(f'`weight_decay` must be at least 0; got {weight_decay}.')
 
   def spare_the_largest(updates, params):
+    check_given(params)
     weights = selection.select(params, prunable)
     mask = ranking.top_k(scores.magnitude(weights), allocate(weights, sparsity))
     return jax.tree.map(
@@ -72,4 +73,5 @@ def lc(
     ),
     effective=dense,
     finish=finish,
+    init=prunes_to(sparsity, allocate, prunable),
   )

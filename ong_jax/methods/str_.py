@@ -1,10 +1,12 @@
 """Soft threshold reparameterization."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
-from ong_jax import allocation, masks, selection
-from ong_jax.method import SparseMethod, Trainable, keep_best
+from ong_jax import allocation, selection
+from ong_jax.method import SparseMethod, Trainable, keep_best, prunes_to
 from ong_jax.types import Allocation, Predicate
 
 
@@ -45,11 +47,12 @@ def str_(
     >>> method.effective(trainable, None)
     {'kernel': Array([[-1.5,  0. ]], dtype=float32)}
   """
-  if sparsity is not None:
-    masks.check_sparsity(sparsity)
+  if not start < math.inf:
+    raise ValueError(f'`start` must be a number below inf; got {start}.')
+  check = prunes_to(sparsity, allocate, prunable)
 
   def init(params):
-    weights = selection.select(params, prunable)
+    weights = selection.select(check(params), prunable)
     thetas = jax.tree.map(lambda w: jnp.full([], start, w.dtype), weights)
     return Trainable(params, thetas)
 
