@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,20 +11,15 @@ from experiments import handover, metrics, report, sharding, signals, train
 from experiments.checkpoints import RunDirectory
 from experiments.handover import Network, Setup
 from experiments.plan import Segment
+from experiments.session import (
+  Session,
+  Timing,
+  save,
+  steps_per_second,
+  stop_if_asked,
+)
 
 _CPU_STEPS = 4  # Between two looks at the clock; elsewhere it is an epoch.
-
-
-class Session(NamedTuple):
-  """What this process does beside computing."""
-
-  directory: RunDirectory | None
-  save_every_s: float
-  show: Callable[[int, str], None]  # (step, note): moves the progress bar.
-  stop: list[int]  # Signals that were caught.
-  timings: list[tuple[int, float]]  # (steps, seconds) of each compiled call.
-  accuracies: dict[int, float]  # Of what would have been deployed at a step.
-  loops: dict[Any, Callable]  # Compiled, by method and rate of the segment.
 
 
 class Outcome(NamedTuple):
@@ -65,56 +59,85 @@ def run_segments(
   starts = [sum(s.steps for s in segments[:i]) for i in range(len(segments))]
   last_step = starts[-1] + segments[-1].steps
   network = Network(params, params, None, stats)
-
-  def segment_at(step):
-    """A state saved where two segments meet is that of the later one."""
-    return max(i for i in range(len(segments)) if starts[i] <= step)
-
-  def abstract(step):
-    begun = segments[: segment_at(step) + 1]
-    return handover.shapes_at(setup, begun, step, network)
-
-  state = directory.restore(abstract, report.log) if directory else None
+  state, prunings = _resume(setup, segments, starts, network, directory)
   resumed_at = int(state.step) if state else 0
   if state:
     report.log(f'Resumed at step {resumed_at} of {last_step}.')
-  prunings = []
-  if directory:
-    lines = directory.forget_metrics_after(resumed_at if state else -1)
-    prunings = [line['pruning'] for line in lines if 'pruning' in line]
   with (
     signals.caught() as stop,
     report.progress(last_step, resumed_at) as show,
   ):
-    session = Session(directory, save_every_s, show, stop, [], {}, {})
-    for i in range(segment_at(resumed_at), len(segments)):
-      segment = segments[i]
+    session = Session(directory, save_every_s, show, stop, prunings, [], {}, {})
+    for i in range(_segment_at(starts, resumed_at), len(segments)):
       if state is None:
-        show(starts[i], 'pruning')
-        state, record = handover.start(
-          setup,
-          segment,
-          starts[i],
-          network,
-          session.accuracies.get(starts[i]),
-        )
-        if record:
-          prunings.append(record)
-          if directory:
-            directory.log_metrics({'step': starts[i], 'pruning': record})
-        _save(session, state)
-        _stop_if_asked(session, starts[i])
-      state = _train(setup, session, segment, state, starts[i])
+        state = _start(setup, session, segments[i], starts[i], network)
+      state = _train(setup, session, segments[i], state, starts[i])
       if i + 1 == len(segments):
-        _save(session, state)
-      network, state = handover.end(segment, state), None
-  stats, accuracy = network.stats, session.accuracies.get(last_step)
-  drop = metrics.drop(network.deployed, network.params)
-  if drop.fraction_pruned:
+        save(session, state)
+      network, state = handover.end(segments[i], state), None
+  return _conclude(setup, session, network, last_step, resumed_at)
+
+
+def _segment_at(starts: list[int], step: int) -> int:
+  """A state saved where two segments meet is that of the later one."""
+  return max(i for i, start in enumerate(starts) if start <= step)
+
+
+def _resume(
+  setup: Setup,
+  segments: list[Segment],
+  starts: list[int],
+  network: Network,
+  directory: RunDirectory | None,
+) -> tuple[train.TrainState | None, list[dict[str, Any]]]:
+  """Returns the state to go on from and the records of what came before it."""
+  if directory is None:
+    return None, []
+  state = directory.restore(
+    lambda step: handover.shapes_at(
+      setup, segments[: _segment_at(starts, step) + 1], step, network
+    ),
+    report.log,
+  )
+  lines = directory.forget_metrics_after(int(state.step) if state else -1)
+  return state, [line['pruning'] for line in lines if 'pruning' in line]
+
+
+def _start(
+  setup: Setup,
+  session: Session,
+  segment: Segment,
+  step: int,
+  network: Network,
+) -> train.TrainState:
+  """Begins a segment, and saves where it begins."""
+  session.show(step, 'pruning')
+  state, record = handover.start(
+    setup, segment, step, network, session.accuracies.get(step)
+  )
+  if record:
+    session.prunings.append(record)
+    if session.directory:
+      session.directory.log_metrics({'step': step, 'pruning': record})
+  save(session, state)
+  stop_if_asked(session, step)
+  return state
+
+
+def _conclude(
+  setup: Setup,
+  session: Session,
+  network: Network,
+  step: int,
+  resumed_at: int,
+) -> Outcome:
+  """Evaluates what the last segment has left, after its pruning if any."""
+  stats, accuracy = network.stats, session.accuracies.get(step)
+  if metrics.drop(network.deployed, network.params).fraction_pruned:
     stats, record = handover.pruning_record(
-      setup, last_step, network, network.params, accuracy
+      setup, step, network, network.params, accuracy
     )
-    prunings.append(record)
+    session.prunings.append(record)
     accuracy = record['accuracy_after']
   if accuracy is None:
     accuracy = setup.evaluate(network.params, stats, setup.test_data)
@@ -123,8 +146,8 @@ def run_segments(
     network.mask,
     stats,
     accuracy,
-    prunings,
-    _rate(session.timings),
+    session.prunings,
+    steps_per_second(session.timings),
     resumed_at,
   )
 
@@ -143,7 +166,8 @@ def _train(
   on_cpu = jax.default_backend() == 'cpu'
   method = segment.method(None)  # Its mask is in the state.
   program = segment.method, segment.rate
-  if program not in session.loops:
+  compiles = program not in session.loops
+  if compiles:
     step_fn = train.make_train_step(
       setup.config,
       setup.model,
@@ -165,7 +189,9 @@ def _train(
       todo = min(todo, _CPU_STEPS)
     begun = time.monotonic()
     state = jax.block_until_ready(loop(state, setup.train_data, todo))
-    session.timings.append((todo, time.monotonic() - begun))
+    seconds = time.monotonic() - begun
+    session.timings.append(Timing(todo, seconds, compiles))
+    compiles = False
     step += todo
     if step == keep_at:
       params, _ = method.finish(state.trainable, state.opt_state)
@@ -176,24 +202,10 @@ def _train(
       _report_epoch(setup, session, segment, state, summed)
     due = time.monotonic() - saved_at >= session.save_every_s or session.stop
     if due and step < end:  # What is due at the end, the caller saves.
-      _save(session, state)
+      save(session, state)
       saved_at = time.monotonic()
-      _stop_if_asked(session, step)
+      stop_if_asked(session, step)
   return state
-
-
-def _stop_if_asked(session: Session, step: int) -> None:
-  """Ends the run after a save, if a signal came."""
-  if not session.stop:
-    return
-  raise signals.Interrupted(
-    f'Stopped at step {step}. '
-    + (
-      'The same command goes on from there.'
-      if session.directory
-      else 'Nothing was saved, as there is no --workdir.'
-    )
-  )
 
 
 def _report_epoch(
@@ -208,9 +220,9 @@ def _report_epoch(
   params = method.effective(state.trainable, state.opt_state, None)
   _, mask = jax.eval_shape(method.finish, state.trainable, state.opt_state)
   seconds, steps = 0.0, 0
-  for n, s in reversed(session.timings):
+  for timing in reversed(session.timings):
     if steps < num_steps:
-      seconds, steps = seconds + s, steps + n
+      seconds, steps = seconds + timing.seconds, steps + timing.steps
   loss = float(state.loss) / num_steps
   line = {
     'step': int(state.step),
@@ -229,18 +241,3 @@ def _report_epoch(
     f'{line["train_accuracy"]:.2%}, test {line["test_accuracy"]:.2%}, '
     f'sparsity {line["sparsity"]:.2%}, {seconds:.1f} s'
   )
-
-
-def _save(session: Session, state: train.TrainState) -> None:
-  if session.directory:
-    # A copy: the next step is given the state's own memory, and on a CPU the
-    # save would read it while it changes.
-    state = jax.tree.map(jnp.copy, state)
-    session.directory.save(int(state.step), state)
-
-
-def _rate(timings: list[tuple[int, float]]) -> float | None:
-  """Steps a second, without the first call if there are more."""
-  timings = timings[1:] or timings
-  seconds = sum(s for _, s in timings)
-  return sum(n for n, _ in timings) / seconds if seconds else None

@@ -10,6 +10,7 @@ from experiments import (
   recipes,
   run,
   segments,
+  session,
   signals,
 )
 from experiments.config import Config
@@ -38,14 +39,14 @@ class StopTest(absltest.TestCase):
     setup, params, stats = run._set_up(_CONFIG, None)
     directory = checkpoints.RunDirectory(path, setup.config)
     self.addCleanup(directory.close)
-    session = segments.Session(
-      directory, 60.0, lambda step, note: None, [signal.SIGTERM], [], {}, {}
+    process = session.Session(
+      directory, 60.0, lambda step, note: None, [signal.SIGTERM], [], [], {}, {}
     )
     network = handover.Network(params, params, None, stats)
     segment = _segment(setup, 4 * epochs)
     state, _ = handover.start(setup, segment, 0, network, None)
     try:
-      state = segments._train(setup, session, segment, state, 0)
+      state = segments._train(setup, process, segment, state, 0)
     finally:
       directory.close()
       self.saved = sorted(

@@ -1,0 +1,66 @@
+"""What a process does beside computing: it saves, shows, stops and counts."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from experiments import signals, train
+from experiments.checkpoints import RunDirectory
+
+
+class Timing(NamedTuple):
+  """Of one call of the compiled loop."""
+
+  steps: int
+  seconds: float
+  compiles: bool  # Whether it was the first of its program.
+
+
+class Session(NamedTuple):
+  """What this process has beside the numbers that it computes."""
+
+  directory: RunDirectory | None
+  save_every_s: float
+  show: Callable[[int, str], None]  # (step, note): moves the progress bar.
+  stop: list[int]  # Signals that were caught.
+  prunings: list[dict[str, Any]]  # Records of the run so far.
+  timings: list[Timing]  # Of every call so far.
+  accuracies: dict[int, float]  # Of what would have been deployed at a step.
+  loops: dict[Any, Callable]  # Compiled, by method and rate of the segment.
+
+
+def save(session: Session, state: train.TrainState) -> None:
+  """Saves a state, if there is a directory."""
+  if session.directory:
+    # A copy: the next step is given the state's own memory, and on a CPU the
+    # save would read it while it changes.
+    state = jax.tree.map(jnp.copy, state)
+    session.directory.save(int(state.step), state)
+
+
+def stop_if_asked(session: Session, step: int) -> None:
+  """Ends the run after a save, if a signal came."""
+  if not session.stop:
+    return
+  raise signals.Interrupted(
+    f'Stopped at step {step}. '
+    + (
+      'The same command goes on from there.'
+      if session.directory
+      else 'Nothing was saved, as there is no --workdir.'
+    )
+  )
+
+
+def steps_per_second(timings: list[Timing]) -> float | None:
+  """Counts without the calls that compile, unless there are no others.
+
+  Example:
+    >>> steps_per_second([Timing(4, 10.0, True), Timing(4, 2.0, False)])
+    2.0
+  """
+  timings = [t for t in timings if not t.compiles] or timings
+  seconds = sum(t.seconds for t in timings)
+  return sum(t.steps for t in timings) / seconds if seconds else None
