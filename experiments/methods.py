@@ -4,8 +4,8 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
-from experiments import cycles, recipes
 from experiments.plan import Segment
+from experiments.recipes import afterwards, cycles, once, throughout
 
 
 class Entry(NamedTuple):
@@ -20,12 +20,12 @@ _ONG = 'reconstructed from Behera and Prasad, arXiv:2508.12891'
 
 
 def _ong(summary: str, **options: str | int | bool) -> Entry:
-  return Entry(summary, _ONG, functools.partial(recipes.ong, **options))
+  return Entry(summary, _ONG, functools.partial(once.ong, **options))
 
 
 METHODS: dict[str, Entry] = {
   'dense': Entry(
-    'No pruning: what the others are measured by.', '-', recipes.dense
+    'No pruning: what the others are measured by.', '-', once.dense
   ),
   'ong': _ong('Once, by the residual of an NMF; one ranking.'),
   'ong-recon': _ong('ONG, keeping where the NMF is large.', saliency='recon'),
@@ -54,52 +54,57 @@ METHODS: dict[str, Entry] = {
   'magnitude': Entry(
     'Once, the largest weights; one ranking.',
     'Han et al., arXiv:1506.02626',
-    recipes.magnitude,
+    once.magnitude,
   ),
   'random': Entry(
     'Once, at random, with Erdos-Renyi-kernel densities.',
     'Evci et al., arXiv:1911.11134',
-    recipes.random,
+    once.random,
   ),
   'gmp': Entry(
     'Step by step, the largest weights stay.',
     'Zhu and Gupta, arXiv:1710.01878',
-    recipes.gmp,
+    throughout.gmp,
   ),
   'dpf': Entry(
     'Dense weights, trained by the gradients at the pruned ones.',
     'Lin et al., arXiv:2006.07253',
-    recipes.dpf,
+    throughout.dpf,
   ),
   'dnw': Entry(
     'As DPF, at full sparsity and with a new mask at every step.',
     'Wortsman et al., arXiv:1906.00586',
-    recipes.dnw,
+    throughout.dnw,
+  ),
+  'optg': Entry(
+    'Learned scores: what pruning would cost, summed up in training.',
+    'Zhang et al., arXiv:2201.12826',
+    throughout.optg,
   ),
   'gsm': Entry(
     'Gradients only where they matter most; pruned in the end.',
     'Ding et al., arXiv:1909.12778',
-    recipes.gsm,
+    afterwards.gsm,
   ),
   'lc': Entry(
     'Weight decay only on the smallest; pruned in the end.',
     'Carreira-Perpinan and Idelbayev, CVPR 2018',
-    recipes.lc,
+    afterwards.lc,
   ),
   'str': Entry(
     'Learned thresholds of kernels, by which weights shrink.',
     'Kusupati et al., arXiv:2002.03231',
-    recipes.str_,
+    afterwards.str_,
   ),
   'dst': Entry(
     'Learned thresholds of units, below which weights are 0.',
     'Liu et al., arXiv:2005.06870',
-    recipes.dst,
+    afterwards.dst,
   ),
   'cs': Entry(
     'Learned gates of weights, which harden.',
     'Savarese et al., arXiv:1912.04427',
-    recipes.cs,
+    afterwards.cs,
   ),
   'imp': Entry(
     'Trained, then pruned by magnitude and retrained, in phases.',

@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from experiments import cycles
 from experiments.config import Config
 from experiments.plan import Run
+from experiments.recipes import cycles
 from ong_jax import apply_mask, schedules
 
 _PARAMS = {

@@ -7,13 +7,13 @@ from experiments import (
   checkpoints,
   handover,
   plan,
-  recipes,
   run,
   segments,
   session,
   signals,
 )
 from experiments.config import Config
+from experiments.recipes import once
 
 _CONFIG = Config(
   method='magnitude',
@@ -27,7 +27,7 @@ _CONFIG = Config(
 
 def _segment(setup, num_steps):
   run = plan.Run(setup.config, setup.steps_per_epoch)
-  return recipes.magnitude(run)[0]._replace(steps=num_steps)
+  return once.magnitude(run)[0]._replace(steps=num_steps)
 
 
 class StopTest(absltest.TestCase):

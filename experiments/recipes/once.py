@@ -1,0 +1,88 @@
+"""Methods that prune once, as segments; and none at all."""
+
+from typing import Any
+
+import jax
+
+import ong_jax
+from experiments import plan
+from experiments.plan import Run, Segment
+from ong_jax import nmf, saliency, scores, selection
+
+SALIENCIES = {
+  f.__name__: f
+  for f in (
+    saliency.residual,
+    saliency.recon,
+    saliency.recon_mag,
+    saliency.signed_residual,
+    saliency.rel_residual,
+    saliency.component,
+  )
+}
+SOLVERS = {'hals': nmf.hals, 'multiplicative': nmf.multiplicative, 'kl': nmf.kl}
+
+# Says nothing of the training seed: the same weights give the same mask.
+_NMF_KEY = 0
+
+
+def dense(run: Run) -> list[Segment]:
+  """Trains without pruning, for the whole budget."""
+  return [plan.dense_segment(run, run.dense_steps + run.steps)]
+
+
+def ong(
+  run: Run,
+  *,
+  saliency: str = 'residual',
+  rank: int = 7,
+  solver: str = 'hals',
+  allocate: str = 'pooled',
+  normalize: bool = False,
+  all_kernels: bool = True,
+  retraining: str = 'llr',
+) -> list[Segment]:
+  """Prunes once, by what a factorization of the weights shows."""
+  score = scores.ong(
+    jax.random.key(_NMF_KEY),
+    saliency=plan.choose('saliency', saliency, SALIENCIES),
+    rank=rank,
+    solver=plan.choose('solver', solver, SOLVERS),
+  )
+  pruner = ong_jax.one_shot(
+    scores.normalized(score) if normalize else score,
+    run.config.sparsity,
+    allocate=plan.choose('allocate', allocate, plan.ALLOCATIONS),
+    prunable=selection.is_kernel if all_kernels else _reference_set,
+  )
+  return plan.once(run, pruner, retraining)
+
+
+def magnitude(
+  run: Run, *, allocate: str = 'pooled', retraining: str = 'llr'
+) -> list[Segment]:
+  """Prunes once, by magnitude."""
+  pruner = ong_jax.magnitude(
+    sparsity=run.config.sparsity,
+    allocate=plan.choose('allocate', allocate, plan.ALLOCATIONS),
+  )
+  return plan.once(run, pruner, retraining)
+
+
+def random(
+  run: Run, *, allocate: str = 'erk', retraining: str = 'llr'
+) -> list[Segment]:
+  """Prunes once, at random."""
+  pruner = ong_jax.random(
+    jax.random.key(run.config.seed),
+    sparsity=run.config.sparsity,
+    allocate=plan.choose('allocate', allocate, plan.ALLOCATIONS),
+  )
+  return plan.once(run, pruner, retraining)
+
+
+def _reference_set(path: Any, leaf: Any) -> bool:
+  """All kernels but the classifier and the projections of shortcuts."""
+  left_out = ('linear', 'shortcut_conv')
+  names = selection.name_of(path).split('/')
+  return selection.is_kernel(path, leaf) and not set(left_out) & set(names)

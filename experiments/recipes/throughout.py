@@ -1,0 +1,102 @@
+"""Methods that prune all along, as segments."""
+
+import ong_jax
+from experiments import plan
+from experiments.plan import Run, Segment
+from ong_jax import schedules
+
+
+def an_epoch(run: Run) -> int:
+  """Returns the steps of an epoch, or an eighth of a run that is shorter.
+
+  Example:
+    >>> from experiments.config import Config
+    >>> an_epoch(Run(Config(epochs=2), steps_per_epoch=40))
+    10
+  """
+  return max(1, min(run.steps_per_epoch, run.steps // 8))
+
+
+def a_hundred_epochs_gate(run: Run) -> float:
+  """Returns how steep OptG's gate is, for the shape that 100 epochs have.
+
+  Example:
+    >>> from experiments.config import Config
+    >>> a_hundred_epochs_gate(Run(Config(epochs=20), steps_per_epoch=40))
+    5.0
+  """
+  return max(1.0, 100 * an_epoch(run) / max(run.steps, 1))
+
+
+def gmp(
+  run: Run,
+  *,
+  interval: int = an_epoch,
+  recover: bool = False,
+  allocate: str = 'pooled',
+) -> list[Segment]:
+  """Prunes step by step; the last interval trains under the final mask."""
+  method = ong_jax.gmp(
+    sparsity=run.config.sparsity,
+    interval=interval,
+    num_updates=_num_updates(run, interval),
+    recover=recover,
+    allocate=plan.choose('allocate', allocate, plan.ALLOCATIONS),
+  )
+  return plan.throughout(run, method)
+
+
+def dpf(
+  run: Run,
+  *,
+  interval: int = an_epoch,
+  refresh: int = 16,
+  allocate: str = 'pooled',
+) -> list[Segment]:
+  """Trains dense weights behind a mask whose sparsity rises."""
+  method = ong_jax.dpf(
+    sparsity=run.config.sparsity,
+    interval=interval,
+    num_updates=_num_updates(run, interval),
+    refresh=refresh,
+    allocate=plan.choose('allocate', allocate, plan.ALLOCATIONS),
+  )
+  return plan.throughout(run, method)
+
+
+def dnw(run: Run, *, allocate: str = 'pooled') -> list[Segment]:
+  """Trains dense weights behind the mask of the largest of each step."""
+  method = ong_jax.dnw(
+    sparsity=run.config.sparsity,
+    allocate=plan.choose('allocate', allocate, plan.ALLOCATIONS),
+  )
+  return plan.throughout(run, method)
+
+
+def optg(
+  run: Run,
+  *,
+  interval: int = an_epoch,
+  beta: float = a_hundred_epochs_gate,
+  allocate: str = 'pooled',
+) -> list[Segment]:
+  """Trains weights and scores; the mask is held for an interval."""
+  method = ong_jax.optg(
+    sparsity=run.config.sparsity,
+    interval=interval,
+    num_intervals=_num_updates(run, interval) + 1,
+    beta=beta,
+    allocate=plan.choose('allocate', allocate, plan.ALLOCATIONS),
+  )
+  return plan.throughout(run, method)
+
+
+def _num_updates(run: Run, interval: int) -> int:
+  """So many that the last interval of the run has the final mask."""
+  schedules.check_steps(interval=interval)
+  if 2 * interval > run.steps:
+    raise ValueError(
+      f'`interval`={interval} must be at most half of the {run.steps} steps '
+      'that `epochs` gives.'
+    )
+  return run.steps // interval - 1
