@@ -92,7 +92,7 @@ def speedup(params: Any, macs: Mapping[str, int]) -> float | None:
   left = 0.0
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
     if dense := macs.get(name_of(path)):
-      left += dense * np.count_nonzero(leaf) / leaf.size
+      left += dense * int(np.count_nonzero(leaf)) / leaf.size
   return sum(macs.values()) / left if left else None
 
 

@@ -48,7 +48,7 @@ def optimizer(
 
   Example:
     >>> tx = optimizer(Config(), Rate(lambda step: 1.0), peak=0.1)
-    >>> float(tx.init({'kernel': jnp.ones(3)}).hyperparams['peak'].round(2))
+    >>> round(float(tx.init(jnp.ones(3)).hyperparams['peak']), 3)
     0.1
   """
 
