@@ -106,6 +106,11 @@ METHODS: dict[str, Entry] = {
     'Savarese et al., arXiv:1912.04427',
     afterwards.cs,
   ),
+  'probmask': Entry(
+    'Learned probabilities of weights, under one budget.',
+    'Zhou et al., arXiv:2105.01571',
+    afterwards.probmask,
+  ),
   'imp': Entry(
     'Trained, then pruned by magnitude and retrained, in phases.',
     'Han et al., arXiv:1506.02626; LLR: Zimmer et al., arXiv:2111.00843',

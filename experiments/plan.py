@@ -29,6 +29,7 @@ class Segment(NamedTuple):
   prune: Callable[[Params, Mask | None], Mask] | None = None
   keep_at: int | None = None  # The step whose weights are kept for rewinding.
   rewind: bool = False  # Whether to begin with those.
+  samples: int = 1  # A step, of what the method draws at random.
 
 
 class Run(NamedTuple):
@@ -56,6 +57,17 @@ class Run(NamedTuple):
   def original_steps(self) -> int:
     """Of the training that retraining looks back at."""
     return self.dense_steps or _LOADED_EPOCHS * self.steps_per_epoch
+
+
+def an_epoch(run: Run) -> int:
+  """Returns the steps of an epoch, or an eighth of a run that is shorter.
+
+  Example:
+    >>> from experiments.config import Config
+    >>> an_epoch(Run(Config(epochs=2), steps_per_epoch=40))
+    10
+  """
+  return max(1, min(run.steps_per_epoch, run.steps // 8))
 
 
 def dense_segment(run: Run, num_steps: int) -> Segment:

@@ -174,6 +174,7 @@ def _train(
       setup.mesh,
       method,
       handover.transform(setup, segment, method),
+      segment.samples,
     )
     splits = sharding.shardings(setup.mesh, state)
     session.loops[program] = train.make_loop(step_fn, splits, fused=not on_cpu)

@@ -69,12 +69,22 @@ def make_train_step(
   mesh: Mesh,
   method: SparseMethod,
   tx: optax.GradientTransformation,
+  samples: int = 1,
 ) -> Callable[[TrainState, inputs.Images], TrainState]:
   """Makes the step, which is whole for every method.
 
   All randomness is drawn from the seed and the number of the step, and the
   order of the images from the number of the epoch, so that a run that is
   stopped anywhere goes on to the same bits.
+
+  Args:
+    config: of the run.
+    model: that is trained.
+    mesh: over which batches are split.
+    method: what is trained, and what the network runs on.
+    tx: of `method.transform`.
+    samples: of what the method draws at random; gradients, statistics and
+      logits are averaged over them.
 
   Returns:
     A pure function `(state, train images) -> state`, to be jitted.
@@ -94,19 +104,24 @@ def make_train_step(
     targets = jax.nn.one_hot(labels, model.num_classes)
     targets = optax.smooth_labels(targets, config.label_smoothing)
 
-    def loss_fn(trainable):
-      params = method.effective(trainable, state.opt_state, method_key)
-      logits, moved = model.apply(
-        {'params': params, 'batch_stats': state.stats},
-        images,
-        train=True,
-        mutable=['batch_stats'],
-      )
-      loss = optax.softmax_cross_entropy(logits, targets).mean()
-      return loss, (logits, moved['batch_stats'])
+    def gradients(key):
+      def loss_fn(trainable):
+        params = method.effective(trainable, state.opt_state, key)
+        logits, moved = model.apply(
+          {'params': params, 'batch_stats': state.stats},
+          images,
+          train=True,
+          mutable=['batch_stats'],
+        )
+        loss = optax.softmax_cross_entropy(logits, targets).mean()
+        return loss, (logits, moved['batch_stats'])
 
-    (loss, (logits, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-      state.trainable
+      return jax.value_and_grad(loss_fn, has_aux=True)(state.trainable)
+
+    # Unrolled: in a loop, convolutions are slow on a CPU.
+    found = [gradients(key) for key in jax.random.split(method_key, samples)]
+    (loss, (logits, stats)), grads = jax.tree.map(
+      lambda *xs: sum(xs) / samples, *found
     )
     updates, opt_state = tx.update(grads, state.opt_state, state.trainable)
     moves = method.tracks_statistics(state.opt_state)

@@ -23,6 +23,7 @@ from ong_jax.methods import gmp as gmp
 from ong_jax.methods import gsm as gsm
 from ong_jax.methods import lc as lc
 from ong_jax.methods import optg as optg
+from ong_jax.methods import probmask as probmask
 from ong_jax.methods import str_ as str_
 from ong_jax.pruners import magnitude as magnitude
 from ong_jax.pruners import one_shot as one_shot

@@ -100,7 +100,7 @@ def _step(setup, segment):
   method = segment.method(None)
   tx = handover.transform(setup, segment, method)
   return train.make_train_step(
-    setup.config, setup.model, setup.mesh, method, tx
+    setup.config, setup.model, setup.mesh, method, tx, segment.samples
   )
 
 

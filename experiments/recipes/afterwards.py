@@ -2,7 +2,9 @@
 
 import ong_jax
 from experiments import plan
+from experiments.learning_rates import Rate
 from experiments.plan import Run, Segment
+from ong_jax import schedules
 
 
 def gsm(
@@ -87,3 +89,32 @@ def cs(
     retrain,
     retraining,
   )
+
+
+def probmask(
+  run: Run,
+  *,
+  interval: int = plan.an_epoch,
+  rate: float = 6e-3,
+  clip: float = 3.0,
+  samples: int = 2,
+  retrain: float = 0.0625,
+) -> list[Segment]:
+  """Trains weights and probabilities, then the weights of the final mask.
+
+  As in the paper, the latter at a hundredth of the peak learning rate.
+  """
+  schedules.check_steps(samples=samples)
+  plan.check_fraction('retrain', retrain)
+  rest = round(retrain * run.steps)
+  method = ong_jax.probmask(
+    sparsity=run.config.sparsity,
+    interval=interval,
+    num_intervals=max((run.steps - rest) // interval, 1),
+    rate=rate,
+    clip=clip,
+  )
+  *before, segment = plan.throughout(run, method, run.steps - rest)
+  low = Rate(lambda step: 0.01)
+  last = [Segment(rest, ong_jax.static, low)] if rest else []
+  return [*before, segment._replace(samples=samples), *last]

@@ -6,17 +6,6 @@ from experiments.plan import Run, Segment
 from ong_jax import schedules
 
 
-def an_epoch(run: Run) -> int:
-  """Returns the steps of an epoch, or an eighth of a run that is shorter.
-
-  Example:
-    >>> from experiments.config import Config
-    >>> an_epoch(Run(Config(epochs=2), steps_per_epoch=40))
-    10
-  """
-  return max(1, min(run.steps_per_epoch, run.steps // 8))
-
-
 def a_hundred_epochs_gate(run: Run) -> float:
   """Returns how steep OptG's gate is, for the shape that 100 epochs have.
 
@@ -25,13 +14,13 @@ def a_hundred_epochs_gate(run: Run) -> float:
     >>> a_hundred_epochs_gate(Run(Config(epochs=20), steps_per_epoch=40))
     5.0
   """
-  return max(1.0, 100 * an_epoch(run) / max(run.steps, 1))
+  return max(1.0, 100 * plan.an_epoch(run) / max(run.steps, 1))
 
 
 def gmp(
   run: Run,
   *,
-  interval: int = an_epoch,
+  interval: int = plan.an_epoch,
   recover: bool = False,
   allocate: str = 'pooled',
 ) -> list[Segment]:
@@ -49,7 +38,7 @@ def gmp(
 def dpf(
   run: Run,
   *,
-  interval: int = an_epoch,
+  interval: int = plan.an_epoch,
   refresh: int = 16,
   allocate: str = 'pooled',
 ) -> list[Segment]:
@@ -76,7 +65,7 @@ def dnw(run: Run, *, allocate: str = 'pooled') -> list[Segment]:
 def optg(
   run: Run,
   *,
-  interval: int = an_epoch,
+  interval: int = plan.an_epoch,
   beta: float = a_hundred_epochs_gate,
   allocate: str = 'pooled',
 ) -> list[Segment]:

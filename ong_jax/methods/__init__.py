@@ -8,4 +8,5 @@ from ong_jax.methods.gmp import gmp as gmp
 from ong_jax.methods.gsm import gsm as gsm
 from ong_jax.methods.lc import lc as lc
 from ong_jax.methods.optg import optg as optg
+from ong_jax.methods.probmask import probmask as probmask
 from ong_jax.methods.str_ import str_ as str_
