@@ -17,6 +17,9 @@ from experiments.config import Config
 from experiments.methods import METHODS
 from experiments.run import run
 
+# Equal in all: IMP alone prunes what was trained before.
+_BUDGETS = {'imp': {'dense_epochs': 4, 'epochs': 4}}
+
 
 def main() -> None:
   """Runs the methods that are named, and prints their table."""
@@ -30,7 +33,7 @@ def main() -> None:
       sparsity=0.9,
       model='resnet8',
       dataset='cifar10_mini',
-      epochs=8,
+      **_BUDGETS.get(name, {'epochs': 8}),
     )
     result = run(config, workdir=str(workdir / name))
     last = result['prunings'][-1:]

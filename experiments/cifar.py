@@ -80,6 +80,12 @@ _INIT_FROM = flags.DEFINE_string(
   "Trained weights: an .npz under PyTorch's names, or the --workdir of a "
   'finished run. Sets how images are normalized, too.',
 )
+_ORIGINAL_EPOCHS = flags.DEFINE_float(
+  'original_epochs',
+  Config.original_epochs,
+  'That the network of --init_from was trained for, which retraining rates '
+  'look back at; by default those of its run, or 200.',
+)
 _DTYPE = flags.DEFINE_string(
   'dtype', Config.dtype, 'Of the computation: float32 or bfloat16.'
 )
@@ -110,7 +116,7 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax logs a hundred lines a save.
   if _METHOD.value == 'list':
     for name, entry in METHODS.items():
-      own = ', '.join(options.names(entry.recipe)) or 'no options'
+      own = ', '.join(options.describe(entry.recipe)) or 'no options'
       report.log(f'{name:16}  {entry.summary}  {entry.source}  [{own}]')
     return
   try:
@@ -144,6 +150,7 @@ def _run() -> None:
     bn_images=_BN_IMAGES.value,
     initializer=_INITIALIZER.value,
     init_from=_INIT_FROM.value or None,
+    original_epochs=_ORIGINAL_EPOCHS.value,
     dtype=_DTYPE.value,
     seed=_SEED.value,
     model_parallel=_MODEL_PARALLEL.value,

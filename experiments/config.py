@@ -29,6 +29,9 @@ class Config:
   bn_images: int = 10_000  # For BatchNorm after pruning; 0 leaves it as it was.
   augment: bool = True  # Crop after padding by 4, flip.
   initializer: str = 'he'
+  # Of training before pruning, which retraining rates look back at. None: the
+  # `dense_epochs`, or what a network that is loaded has had.
+  original_epochs: float | None = None
   init_from: str | None = None  # .npz under PyTorch's names, or a workdir.
   image_mean: tuple[float, ...] | None = None  # Of pixels / 255; None: what
   image_std: tuple[float, ...] | None = None  # `init_from` or the data have.
@@ -70,13 +73,14 @@ The nearest is 'magnitude'.
     ('weight_decay', 0, math.inf),
     ('epochs', 0, math.inf),
     ('dense_epochs', 0, math.inf),
+    ('original_epochs', 0, math.inf),
     ('batch_size', 1, math.inf),
     ('bn_images', 0, math.inf),
     ('model_parallel', 1, math.inf),
     ('seed', 0, 2**32),
   ):
     value = getattr(config, name)
-    if not low <= value < high:
+    if value is not None and not low <= value < high:
       raise ValueError(f'`{name}` must lie in [{low}, {high}), got {value}.')
 
 

@@ -47,7 +47,7 @@ def make_reestimate(
 
   Pruning a trained network moves what its layers put out, and the averages
   that they are normalized by in evaluation are no longer true. The new ones
-  are the plain mean of the statistics of up to 10,000 images, in batches.
+  are the plain mean of the statistics of `bn_images` images, in batches.
   """
   own = model.clone(bn_momentum=0.0)  # Training mode then returns a batch's.
 
@@ -64,12 +64,19 @@ def make_reestimate(
 
   def reestimate(params, stats, data):
     data = jax.tree.map(lambda x: x[: config.bn_images], data)
-    whole = len(data.labels) // _BATCH * _BATCH or len(data.labels)
-    data = jax.tree.map(lambda x: x[:whole], data)
+    size = _batch_size(mesh, data)
+    # Whole batches; what is fewer than one is repeated. No image is padding.
+    ids = np.arange(max(len(data.labels) // size, 1) * size) % len(data.labels)
+    data = jax.tree.map(lambda x: x[ids], data)
     found = [batch_stats(params, stats, b) for b in _batches(mesh, data)]
     return jax.tree.map(lambda *xs: sum(xs) / len(xs), *found)
 
   return reestimate
+
+
+def _batch_size(mesh: Mesh, data: inputs.Images) -> int:
+  size = min(_BATCH, len(data.labels))
+  return -(-size // mesh.shape['data']) * mesh.shape['data']
 
 
 def _batches(mesh: Mesh, data: inputs.Images) -> list[inputs.Images]:
@@ -78,8 +85,7 @@ def _batches(mesh: Mesh, data: inputs.Images) -> list[inputs.Images]:
   The last one is filled up with black images of label -1, which is never
   right.
   """
-  size = min(_BATCH, len(data.labels))
-  size = -(-size // mesh.shape['data']) * mesh.shape['data']
+  size = _batch_size(mesh, data)
   num_batches = -(-len(data.labels) // size)
   missing = num_batches * size - len(data.labels)
   images = np.pad(data.images, ((0, missing), (0, 0), (0, 0), (0, 0)))

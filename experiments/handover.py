@@ -159,7 +159,7 @@ def start(
       f'{seconds:.1f} s.'
     )
   record = None
-  if trained and drop.fraction_pruned:
+  if trained and drop.changed:
     stats, record = pruning_record(setup, step, network, pruned, accuracy)
     record['peak_learning_rate'] = peak if segment.steps else None
     network = network._replace(stats=stats)
@@ -209,7 +209,8 @@ def pruning_record(
     'accuracy_before': before,
     'accuracy_after': after,
     'accuracy_after_old_statistics': stale,
-    'pruning_stability': metrics.stability(before, after),
+    'pruning_stability': metrics.stability(before, stale),
+    'pruning_stability_reestimated': metrics.stability(before, after),
     'norm_drop': drop.norm_drop,
     'relative_norm_drop': drop.relative_norm_drop,
     **metrics.describe(pruned, network.mask, setup.macs),

@@ -21,6 +21,7 @@ class Drop(NamedTuple):
   nonzero_after: int
   norm_before: float
   norm_after: float
+  changed: bool = True  # Whether any weight is another one.
 
   @property
   def fraction_pruned(self) -> float:
@@ -48,12 +49,15 @@ def drop(before: Any, after: Any) -> Drop:
     >>> drop(before, after).relative_norm_drop
     0.6
   """
-  before, after = (jax.tree.leaves(select(x)) for x in (before, after))
+  before, after = (
+    jax.tree.leaves(select(jax.device_get(x))) for x in (before, after)
+  )
   return Drop(
     sum(int(np.count_nonzero(x)) for x in before),
     sum(int(np.count_nonzero(x)) for x in after),
     _norm(before),
     _norm(after),
+    any(not np.array_equal(a, b) for a, b in zip(before, after)),
   )
 
 

@@ -29,15 +29,18 @@ def split(pairs: Sequence[str]) -> dict[str, str]:
   return options
 
 
-def names(recipe: Callable) -> list[str]:
-  """Lists the options of a recipe.
+def describe(recipe: Callable) -> list[str]:
+  """Lists the options of a recipe with their defaults.
 
   Example:
-    >>> def recipe(run, *, interval: int = 16): ...
-    >>> names(recipe)
-    ['interval']
+    >>> def recipe(run, *, interval: int = len, refresh: int = 16): ...
+    >>> describe(recipe)
+    ['interval=scaled', 'refresh=16']
   """
-  return list(_keywords(recipe))
+  return [
+    f'{name}={"scaled" if callable(x.default) else x.default}'
+    for name, x in _keywords(recipe).items()
+  ]
 
 
 def check(
@@ -62,7 +65,7 @@ def check(
   if options and not known:
     raise ValueError(f'`{method}` has no options, got {sorted(options)}.')
   for name in options:
-    check_choice(f'option of {method}', name, known)
+    check_choice('option', name, known)
   return {
     name: _read(f'{method}: {name}', value, known[name].annotation)
     for name, value in options.items()

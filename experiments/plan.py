@@ -13,8 +13,6 @@ ALLOCATIONS = {
   f.__name__: f for f in (allocation.pooled, allocation.uniform, allocation.erk)
 }
 
-_LOADED_EPOCHS = 200  # What a network that was loaded is taken to have had.
-
 
 class Segment(NamedTuple):
   """A part of a run: so many steps of one method, with a fresh optimizer.
@@ -56,7 +54,8 @@ class Run(NamedTuple):
   @property
   def original_steps(self) -> int:
     """Of the training that retraining looks back at."""
-    return self.dense_steps or _LOADED_EPOCHS * self.steps_per_epoch
+    epochs = self.config.dense_epochs or self.config.original_epochs or 0
+    return round(epochs * self.steps_per_epoch)
 
 
 def an_epoch(run: Run) -> int:
@@ -88,6 +87,7 @@ def after_dense(run: Run) -> list[Segment]:
 
 def once(run: Run, pruner: Pruner, retraining: str) -> list[Segment]:
   """Prunes, then trains under one mask; retrains, if there was training."""
+  choose('retraining', retraining, RETRAINING)  # Refused even if not needed.
   rate = training(run.config, run.steps)
   if run.trained:
     rate = retraining_rate(run, retraining, run.steps, run.original_steps)
@@ -121,10 +121,10 @@ def then_retrain(
   check_fraction('retrain', fraction)
   num_steps = run.steps - round(fraction * run.steps)
   segments = throughout(run, method(num_steps), num_steps)
-  if num_steps == run.steps:
-    return segments
   rest = run.steps - num_steps
-  rate = retraining_rate(run, retraining, rest, run.dense_steps + num_steps)
+  rate = retraining_rate(run, retraining, rest, num_steps)
+  if not rest:
+    return segments
   return [*segments, Segment(rest, ong_jax.static, rate)]
 
 

@@ -33,6 +33,8 @@ from experiments.segments import run_segments
 from ong_jax.masks import num_kept
 from ong_jax.selection import name_of, select
 
+_USUAL_EPOCHS = 200  # That a network from elsewhere is taken to have had.
+
 
 def run(
   config: Config,
@@ -81,6 +83,12 @@ def run(
   num_kept(select(params), config.sparsity)  # Refused now, not when it prunes.
   plan = Run(setup.config, setup.steps_per_epoch)
   segments = recipe(plan, **setup.config.options)
+  if any(segment.steps == 0 for segment in segments[:-1]):
+    raise ValueError(
+      f'`{config.method}` would make {[s.steps for s in segments]} steps, one '
+      'number for each of its parts; only the last may be 0. Give it more '
+      '`epochs`, or other options.'
+    )
   with contextlib.ExitStack() as stack:
     directory = None
     if workdir:
@@ -165,7 +173,7 @@ def initial_network(
   images = jnp.zeros((1, *dataset.train_images.shape[1:]))
   init = functools.partial(model.init, train=False)
   key = jax.random.key(config.seed)
-  mean, std = dataset.mean, dataset.std
+  mean, std, epochs = dataset.mean, dataset.std, config.dense_epochs
   if config.init_from is None:
     variables = jax.jit(init)(key, images)
     params, stats = variables['params'], variables['batch_stats']
@@ -175,14 +183,19 @@ def initial_network(
     if config.init_from.endswith('.npz'):
       params, stats = pretrained.load_torch(config.init_from, *templates)
       mean, std = pretrained.MEAN, pretrained.STD
+      epochs = _USUAL_EPOCHS
     else:
       params, stats, before = checkpoints.load_final(config.init_from)
       mean, std = before['image_mean'], before['image_std']
+      epochs = before['dense_epochs'] + before['epochs']
       _check_same_shapes(config, templates, (params, stats))
   config = dataclasses.replace(
     config,
     image_mean=tuple(config.image_mean or mean),
     image_std=tuple(config.image_std or std),
+    original_epochs=epochs
+    if config.original_epochs is None
+    else config.original_epochs,
   )
   return params, stats, config
 

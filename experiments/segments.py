@@ -68,7 +68,8 @@ def run_segments(
     report.progress(last_step, resumed_at) as show,
   ):
     session = Session(directory, save_every_s, show, stop, prunings, [], {}, {})
-    for i in range(_segment_at(starts, resumed_at), len(segments)):
+    first = _segment_at(starts, resumed_at) if state else 0
+    for i in range(first, len(segments)):
       if state is None:
         state = _start(setup, session, segments[i], starts[i], network)
       state = _train(setup, session, segments[i], state, starts[i])
@@ -133,10 +134,13 @@ def _conclude(
 ) -> Outcome:
   """Evaluates what the last segment has left, after its pruning if any."""
   stats, accuracy = network.stats, session.accuracies.get(step)
-  if metrics.drop(network.deployed, network.params).fraction_pruned:
+  if metrics.drop(network.deployed, network.params).changed:
     stats, record = handover.pruning_record(
       setup, step, network, network.params, accuracy
     )
+    record['final'] = True  # Its line is written anew, should the run resume.
+    if session.directory:
+      session.directory.log_metrics({'step': step, 'pruning': record})
     session.prunings.append(record)
     accuracy = record['accuracy_after']
   if accuracy is None:

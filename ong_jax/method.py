@@ -50,6 +50,19 @@ def undecayed(
   return optax.GradientTransformationExtraArgs(inner.init, update_fn)
 
 
+def check_trainable(trainable: Any) -> None:
+  """Raises a `TypeError` if a method was given the params themselves.
+
+  Example:
+    >>> check_trainable(Trainable({'kernel': jnp.ones(1)}, {'kernel': None}))
+  """
+  if not isinstance(trainable, Trainable):
+    raise TypeError(
+      '`trainable` must be what `method.init(params)` returned; got '
+      f'{type(trainable).__name__}.'
+    )
+
+
 def masked(
   trainable: Params, opt_state: optax.OptState, key: jax.Array | None = None
 ) -> Params:

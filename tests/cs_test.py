@@ -99,6 +99,19 @@ def state_at(count, method=METHOD):
 
 
 class CsTest(parameterized.TestCase):
+  def test_bfloat16_stays_bfloat16(self):
+    params = {'kernel': jnp.ones((2, 2), jnp.bfloat16)}
+    method = cs(sparsity=0.5, num_steps=3)
+    trainable = method.init(params)
+    tx = method.transform(optax.sgd(0.1))
+    state = tx.init(trainable)
+    key = jax.random.key(0)
+    effective = method.effective(trainable, state, key)['kernel']
+    self.assertEqual(effective.dtype, jnp.bfloat16)
+    updates, _ = tx.update(trainable, state, trainable)
+    for leaf in jax.tree.leaves(updates):
+      self.assertEqual(leaf.dtype, jnp.bfloat16)
+
   def test_follows_numpy(self):
     trainable, states = train(METHOD, METHOD.init(PARAMS), len(BETAS))
     x, velocity = reference()

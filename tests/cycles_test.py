@@ -55,7 +55,7 @@ class ImpTest(parameterized.TestCase):
       self.assertFalse((new & ~old).any())
 
   def test_phases_of_one_length_share_a_program(self):
-    first, second, third = cycles.imp(_run(epochs=10), phases=3)
+    first, second, third = cycles.imp(_run(epochs=10, init_from='x'), phases=3)
     self.assertEqual([s.steps for s in (first, second, third)], [33, 33, 34])
     self.assertIs(first.rate, second.rate)
     self.assertIsNot(first.rate, third.rate)
@@ -69,11 +69,20 @@ class ImpTest(parameterized.TestCase):
     with self.assertRaisesRegex(
       ValueError, '`phases`=11 must not exceed the 1'
     ):
-      cycles.imp(_run(epochs=1), phases=11)
+      cycles.imp(_run(epochs=1, init_from='x'), phases=11)
 
   def test_names_the_nearest_retraining(self):
     with self.assertRaisesRegex(ValueError, "`retraining` must .*'allr'"):
-      cycles.imp(_run(), retraining='alr')
+      cycles.imp(_run(init_from='x'), retraining='alr')
+
+  def test_refuses_an_untrained_network(self):
+    with self.assertRaisesRegex(ValueError, 'prunes a trained network: pass'):
+      cycles.imp(_run())
+
+  def test_refuses_an_unknown_allocation_before_training(self):
+    for make in (cycles.bimp, cycles.rewinding):
+      with self.assertRaisesRegex(ValueError, "`allocate` must .* 'erk'"):
+        make(_run(), allocate='erkk')
 
 
 class BimpTest(parameterized.TestCase):

@@ -56,6 +56,18 @@ class EvaluationTest(parameterized.TestCase):
       atol=1e-5,
     )
 
+  def test_no_image_is_padding(self):
+    # Of twelve images that are all alike, eight devices make batches of 16.
+    one_image = np.repeat(self.images[:1], 12, axis=0)
+    split = inputs.Images(one_image, self.labels[:12])
+    found = [
+      evaluation.make_reestimate(
+        _CONFIG, self.model, sharding.make_mesh(1, 8, jax.devices()[:n])
+      )(self.params, self.stats, split)['bn1']
+      for n in (1, 8)
+    ]
+    chex.assert_trees_all_close(*found, rtol=1e-4, atol=1e-5)
+
   def test_old_statistics_do_not_matter(self):
     split = inputs.Images(self.images[:40], self.labels[:40])
     mesh = sharding.make_mesh(1, 8, jax.devices()[:1])

@@ -73,7 +73,7 @@ def _plan(name, **fields):
   config = Config(
     method=name,
     sparsity=_SPARSITY,
-    epochs=2,
+    **({'epochs': 1, 'dense_epochs': 1} if name == 'imp' else {'epochs': 2}),
     batch_size=64,
     learning_rate=0.05,
     augment=False,

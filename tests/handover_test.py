@@ -71,8 +71,10 @@ class StartTest(parameterized.TestCase):
     self.assertEqual(record['nonzero_after'], 7_480)
     self.assertAlmostEqual(record['fraction_pruned'], 0.9)
     self.assertEqual(record['accuracy_before'], 0.5)
+    old = record['accuracy_after_old_statistics']
+    self.assertAlmostEqual(record['pruning_stability'], old / 0.5)
     self.assertAlmostEqual(
-      record['pruning_stability'], record['accuracy_after'] / 0.5
+      record['pruning_stability_reestimated'], record['accuracy_after'] / 0.5
     )
     self.assertAlmostEqual(record['sparsity'], 0.9)
     weights, pruned = (
@@ -126,6 +128,28 @@ class StartTest(parameterized.TestCase):
     chex.assert_trees_all_equal(
       *(jax.tree.map(lambda x: x.sharding, x) for x in (shapes, state))
     )
+
+
+class ProjectionTest(absltest.TestCase):
+  def test_one_that_brings_weights_back_is_measured_too(self):
+    # Gates that start shut deploy nothing; the projection keeps the best.
+    path = self.create_tempdir().full_path
+    options = {'start': -0.5, 'final_beta': 2.0, 'retrain': 0.0}
+    fields = vars(_CONFIG) | {'method': 'cs', 'options': options}
+    result = run.run(Config(**fields), workdir=path)
+    (record,) = result['prunings']
+    self.assertEqual(record['nonzero_before'], 0)
+    self.assertEqual(record['nonzero_after'], 7_480)
+    self.assertEqual(result['test_accuracy'], record['accuracy_after'])
+    lines = pathlib.Path(path, 'metrics.jsonl').read_text().splitlines()
+    self.assertEqual(json.loads(lines[-1])['pruning'], record)
+    # As if killed before the result was written.
+    pathlib.Path(path, 'result.json').unlink()
+    again = run.run(Config(**fields), workdir=path)
+    self.assertEqual(again['test_accuracy'], result['test_accuracy'])
+    self.assertEqual(again['prunings'], result['prunings'])
+    again = pathlib.Path(path, 'metrics.jsonl').read_text().splitlines()
+    self.assertEqual(again, lines)
 
 
 class LotteryTest(absltest.TestCase):

@@ -138,12 +138,12 @@ class LcTest(parameterized.TestCase):
     (
       'negative',
       {'weight_decay': -0.1},
-      '^`weight_decay` must be at least 0; got -0.1.$',
+      r'^`weight_decay` must lie in \[0, inf\); got -0.1.$',
     ),
     (
       'nan',
       {'weight_decay': np.nan},
-      '^`weight_decay` must be at least 0; got nan.$',
+      r'^`weight_decay` must lie in \[0, inf\); got nan.$',
     ),
   )
   def test_refuses(self, bad, message):

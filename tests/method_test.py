@@ -197,6 +197,16 @@ class PrunesToTest(parameterized.TestCase):
       tx.update(trainable, tx.init(trainable))
 
 
+class CheckTrainableTest(parameterized.TestCase):
+  @parameterized.named_parameters(
+    item for item in METHODS.items() if item[0] in ('str', 'dst', 'cs')
+  )
+  def test_params_are_not_what_these_methods_train(self, make):
+    method = make(sparsity=0.5)
+    with self.assertRaisesRegex(TypeError, 'what `method.init.*; got dict'):
+      method.effective(PARAMS, None)
+
+
 class SparseMethodTest(parameterized.TestCase):
   def test_by_default_a_method_changes_no_training_and_applies_its_mask(self):
     plain, inner = SparseMethod(), optax.sgd(0.1)

@@ -25,6 +25,12 @@ class DropTest(parameterized.TestCase):
     self.assertAlmostEqual(drop.norm_drop, 5)
     self.assertAlmostEqual(drop.relative_norm_drop, 5 / 13)
 
+  def test_more_weights_than_before_are_a_change(self):
+    drop = metrics.drop(_AFTER, _BEFORE)
+    self.assertTrue(drop.changed)
+    self.assertEqual(drop.fraction_pruned, 0)
+    self.assertFalse(metrics.drop(_AFTER, _AFTER).changed)
+
   def test_of_nothing_is_nothing(self):
     zeros = {'kernel': np.zeros((2, 2))}
     drop = metrics.drop(zeros, zeros)

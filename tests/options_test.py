@@ -48,7 +48,11 @@ class OptionsTest(parameterized.TestCase):
     self.assertEqual(options.check('m', variant, {'start': '4'})['start'], 4.0)
 
   @parameterized.named_parameters(
-    ('unknown', {'intervall': '8'}, "option of m.* The nearest is 'interval'"),
+    (
+      'unknown',
+      {'intervall': '8'},
+      "`option` must be .* The nearest is 'interval'",
+    ),
     ('no_integer', {'interval': '8.5'}, "interval must be an integer.*'8.5'"),
     ('bool_is_none', {'interval': True}, 'must be an integer, got True'),
     ('no_number', {'start': 'fast'}, "start must be a number, got 'fast'"),
@@ -77,7 +81,8 @@ class OptionsTest(parameterized.TestCase):
     recipe = METHODS[name].recipe
     run = Run(Config(method=name), steps_per_epoch=40)
     complete = options.complete(recipe, {}, run)
-    self.assertEqual(list(complete), options.names(recipe))
+    described = [x.split('=')[0] for x in options.describe(recipe)]
+    self.assertEqual(list(complete), described)
     text = {key: str(value) for key, value in complete.items()}
     self.assertEqual(options.check(name, recipe, text), complete)
 

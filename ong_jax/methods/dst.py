@@ -10,6 +10,7 @@ from ong_jax import allocation, selection
 from ong_jax.method import (
   SparseMethod,
   Trainable,
+  check_trainable,
   keep_best,
   prunes_to,
   undecayed,
@@ -71,6 +72,7 @@ def dst(
     )
 
   def effective(trainable, opt_state, key=None):
+    check_trainable(trainable)
     del opt_state, key
     return jax.tree.map(
       lambda w, t: w if t is None else w * _step(jnp.abs(w) - t), *trainable

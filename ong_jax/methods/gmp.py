@@ -22,7 +22,8 @@ def gmp(
   """Prunes by magnitude in many small steps, while training goes on.
 
   After t updates of the mask the sparsity is s - s (1 - t / n)^3. Momentum is 0
-  where the mask has just changed.
+  where the mask has just changed; the authors' code has it 0 wherever the mask
+  is, which differs for what `recover` keeps.
 
   Args:
     sparsity: s, after the last update of the mask; in [0, 1).
@@ -31,7 +32,8 @@ def gmp(
       step n * interval.
     recover: whether pruned weights may return. If so, they live on behind the
       mask: no gradient reaches them, but weight decay does, and each mask is
-      made anew of all weights. If not, they are 0 for good.
+      made anew of all weights. If not, they are 0 for good, but that an
+      `allocate` by leaf may round one leaf up as it goes.
     allocate: how the budget is split; by default one ranking over all leaves.
     prunable: `(path, leaf) -> bool`.
 

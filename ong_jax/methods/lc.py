@@ -1,5 +1,7 @@
 """Learning-compression, as selective weight decay."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -20,8 +22,9 @@ def lc(
   """Lets weight decay act only on the weights that are to be pruned.
 
   It takes the decay of the inner optimizer back from the largest weights of
-  each step. The network stays dense until `finish` keeps its largest weights;
-  train on under that mask.
+  each step; the penalty is constant, where the authors' of BIMP once let it
+  grow. The network stays dense until `finish` keeps its largest weights; train
+  on under that mask.
 
   Args:
     sparsity: fraction of the prunable weights that decay, and of those that
@@ -48,8 +51,10 @@ def lc(
     >>> tx.update(grads, tx.init(params), params)[0]
     {'kernel': Array([[-0.5, -0. ]], dtype=float32)}
   """
-  if not weight_decay >= 0:
-    raise ValueError(f'`weight_decay` must be at least 0; got {weight_decay}.')
+  if not 0 <= weight_decay < math.inf:
+    raise ValueError(
+      f'`weight_decay` must lie in [0, inf); got {weight_decay}.'
+    )
 
   def spare_the_largest(updates, params):
     check_given(params)

@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import optax
 
 from ong_jax import allocation, masks, ranking, schedules, selection
-from ong_jax.method import SparseMethod, Trainable, prunes_to, undecayed
+from ong_jax.method import (
+  SparseMethod,
+  Trainable,
+  check_trainable,
+  prunes_to,
+  undecayed,
+)
 from ong_jax.pruners import magnitude
 from ong_jax.transforms import SparseState, check_given, mask_of
 from ong_jax.types import Allocation, Predicate
@@ -107,6 +113,7 @@ def optg(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
   def effective(trainable, opt_state, key=None):
+    check_trainable(trainable)
     del key
     mask = mask_of(opt_state)
     masks.check_like(trainable.params, mask)

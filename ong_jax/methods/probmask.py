@@ -8,7 +8,13 @@ import jax.numpy as jnp
 import optax
 
 from ong_jax import allocation, masks, ranking, schedules, selection
-from ong_jax.method import SparseMethod, Trainable, keep_best, prunes_to
+from ong_jax.method import (
+  SparseMethod,
+  Trainable,
+  check_trainable,
+  keep_best,
+  prunes_to,
+)
 from ong_jax.transforms import SparseState, check_given, state_of
 from ong_jax.types import Predicate
 
@@ -123,6 +129,7 @@ def probmask(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
   def effective(trainable, opt_state, key=None):
+    check_trainable(trainable)
     state = state_of(opt_state)
     if key is None:
       budget = budget_at(trainable.extra, state)
@@ -228,8 +235,9 @@ def project(points: Any, budget: jax.typing.ArrayLike) -> Any:
     Tree of arrays in [0, 1].
 
   Example:
-    >>> project({'kernel': jnp.array([1.0, 1.0, 0.1])}, 1.5)['kernel'].round(3)
-    Array([0.75, 0.75, 0.  ], dtype=float32)
+    >>> found = project({'kernel': jnp.array([1.0, 1.0, 0.1])}, 1.5)
+    >>> [round(float(p), 3) for p in found['kernel']]
+    [0.75, 0.75, 0.0]
   """
   leaves = jax.tree.leaves(points)
 

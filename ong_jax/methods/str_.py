@@ -6,7 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from ong_jax import allocation, selection
-from ong_jax.method import SparseMethod, Trainable, keep_best, prunes_to
+from ong_jax.method import (
+  SparseMethod,
+  Trainable,
+  check_trainable,
+  keep_best,
+  prunes_to,
+)
 from ong_jax.types import Allocation, Predicate
 
 
@@ -28,7 +34,8 @@ def str_(
     sparsity: that `finish` prunes to, in [0, 1), by |w| - sigmoid(theta); None
       leaves it as it has come to be. Where more had been pruned, what is kept
       beside the survivors is 0 as well.
-    start: theta at the outset.
+    start: theta at the outset. The default is a threshold of 0.007; the paper's
+      values belong to its networks and schedules.
     allocate: how that budget is split; by default one ranking over all leaves.
     prunable: `(path, leaf) -> bool`.
 
@@ -47,8 +54,8 @@ def str_(
     >>> method.effective(trainable, None)
     {'kernel': Array([[-1.5,  0. ]], dtype=float32)}
   """
-  if not start < math.inf:
-    raise ValueError(f'`start` must be a number below inf; got {start}.')
+  if not math.isfinite(start):
+    raise ValueError(f'`start` must be finite; got {start}.')
   check = prunes_to(sparsity, allocate, prunable)
 
   def init(params):
@@ -57,6 +64,7 @@ def str_(
     return Trainable(params, thetas)
 
   def effective(trainable, opt_state, key=None):
+    check_trainable(trainable)
     del opt_state, key
 
     def shrink(w, theta):
