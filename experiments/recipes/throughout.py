@@ -6,17 +6,6 @@ from experiments.plan import Run, Segment
 from ong_jax import schedules
 
 
-def a_hundred_epochs_gate(run: Run) -> float:
-  """Returns how steep OptG's gate is, for the shape that 100 epochs have.
-
-  Example:
-    >>> from experiments.config import Config
-    >>> a_hundred_epochs_gate(Run(Config(epochs=20), steps_per_epoch=40))
-    5.0
-  """
-  return max(1.0, 100 * plan.an_epoch(run) / max(run.steps, 1))
-
-
 def gmp(
   run: Run,
   *,
@@ -66,7 +55,7 @@ def optg(
   run: Run,
   *,
   interval: int = plan.an_epoch,
-  beta: float = a_hundred_epochs_gate,
+  beta: float = 1.0,
   allocate: str = 'pooled',
 ) -> list[Segment]:
   """Trains weights and scores; the mask is held for an interval."""

@@ -41,8 +41,8 @@ def optg(
     sparsity: s, in [0, 1).
     interval: steps that one mask is held; an epoch in the paper.
     num_intervals: E, at least 2. The last mask is held from there on.
-    beta: how steeply the gate opens, above 0. The paper has 1 for 100 to 180
-      epochs; 100 / E gives the same shape to another number.
+    beta: how steeply the gate opens, above 0. At 1, as in the paper, nearly all
+      of it takes ten intervals, and in runs of fewer the whole run.
     allocate: how the budget is split; by default one ranking over all leaves.
     prunable: `(path, leaf) -> bool`.
 
