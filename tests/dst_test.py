@@ -6,31 +6,23 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl.testing import parameterized
-from jax.flatten_util import ravel_pytree
+from toy_problem import (
+  DECAY,
+  INNER,
+  MOMENTUM,
+  PARAMS,
+  RATE,
+  TARGET,
+  flat,
+  flat_steps,
+  loss,
+)
 
 from ong_jax import Trainable, allocation, masks
 from ong_jax.methods import dst
 
-
-def normal(seed, *shape):
-  values = np.random.default_rng(seed).normal(size=shape)
-  return jnp.asarray(values, jnp.float32)
-
-
-PARAMS = {  # 6 biases, and 24 + 12 = 36 weights after them.
-  'a': {'bias': normal(0, 6), 'kernel': normal(1, 4, 6)},
-  'b': {'kernel': normal(2, 3, 4)},
-}
-TARGET = jax.tree.map(lambda p: -p[::-1], PARAMS)
-RATE, MOMENTUM, DECAY = 0.1, 0.9, 0.05
-INNER = optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(RATE, MOMENTUM))
 METHOD = dst(sparsity=0.75, penalty=0.5)
 UNIT = np.append(np.tile(np.arange(6), 4), 6 + np.tile(np.arange(4), 3))
-
-
-def loss(params, target=TARGET):
-  distances = jax.tree.map(lambda p, t: (p - t) ** 2, params, target)
-  return sum(0.5 * x.sum() for x in jax.tree.leaves(distances))
 
 
 @partial(jax.jit, static_argnums=(0, 2))
@@ -51,14 +43,6 @@ def train(method, trainable, num_steps):
 
   start = trainable, tx.init(trainable)
   return jax.lax.scan(step, start, length=num_steps)[1]
-
-
-def flat(tree):
-  return np.asarray(ravel_pytree(tree)[0], np.float64)
-
-
-def flat_steps(tree):
-  return np.asarray(jax.vmap(lambda x: ravel_pytree(x)[0])(tree))
 
 
 def slope_of(x):

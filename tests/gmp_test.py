@@ -6,24 +6,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl.testing import parameterized
-from jax.flatten_util import ravel_pytree
+from toy_problem import (
+  DECAY,
+  INNER,
+  MOMENTUM,
+  PARAMS,
+  RATE,
+  TARGET,
+  flat,
+  flat_steps,
+  largest,
+)
 
 from ong_jax import allocation, masks, transforms
 from ong_jax.methods import gmp
 
-
-def normal(seed, *shape):
-  values = np.random.default_rng(seed).normal(size=shape)
-  return jnp.asarray(values, jnp.float32)
-
-
-PARAMS = {  # 6 biases, and 24 + 12 = 36 weights after them.
-  'a': {'bias': normal(0, 6), 'kernel': normal(1, 4, 6)},
-  'b': {'kernel': normal(2, 3, 4)},
-}
-TARGET = jax.tree.map(lambda p: -p[::-1], PARAMS)  # So that ranks change.
-RATE, MOMENTUM, DECAY = 0.1, 0.9, 0.05
-INNER = optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(RATE, MOMENTUM))
 SETTINGS = {'sparsity': 0.75, 'interval': 2, 'num_updates': 3}
 # Sparsity is 0.75 - 0.75 (1 - t / 3)^3: 19, 26 and 27 of 36 weights are gone.
 KEPT = [36, 17, 17, 10, 10, 9, 9, 9, 9]
@@ -47,21 +44,6 @@ def train(method, inner, params, num_steps, target=TARGET):
     return carry, carry
 
   return jax.lax.scan(step, (params, tx.init(params)), length=num_steps)[1]
-
-
-def flat(tree):
-  return np.asarray(ravel_pytree(tree)[0], np.float64)
-
-
-def flat_steps(tree):
-  return np.asarray(jax.vmap(lambda x: ravel_pytree(x)[0])(tree))
-
-
-def largest(scores, k):
-  """Which k of the 36 weights; and all biases."""
-  mask = np.arange(42) < 6
-  mask[6 + np.argsort(-scores[6:], kind='stable')[:k]] = True
-  return mask
 
 
 def reference(recover, num_steps):

@@ -1,69 +1,25 @@
-from functools import partial
-
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from absl.testing import parameterized
-from jax.flatten_util import ravel_pytree
+from toy_problem import (
+  DECAY,
+  MOMENTUM,
+  PARAMS,
+  RATE,
+  TARGET,
+  flat,
+  flat_steps,
+  largest,
+  train,
+)
 
 from ong_jax import allocation, masks
 from ong_jax.methods import lc
 
-
-def normal(seed, *shape):
-  values = np.random.default_rng(seed).normal(size=shape)
-  return jnp.asarray(values, jnp.float32)
-
-
-PARAMS = {  # 6 biases, and 24 + 12 = 36 weights after them.
-  'a': {'bias': normal(0, 6), 'kernel': normal(1, 4, 6)},
-  'b': {'kernel': normal(2, 3, 4)},
-}
-TARGET = jax.tree.map(lambda p: -p[::-1], PARAMS)
-RATE, MOMENTUM, DECAY = 0.1, 0.9, 0.05
-INNER = optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(RATE, MOMENTUM))
 METHOD = lc(sparsity=0.75, weight_decay=DECAY)  # Spares 9 of 36.
-
-
-def loss(params, target=TARGET):
-  distances = jax.tree.map(lambda p, t: (p - t) ** 2, params, target)
-  return sum(0.5 * x.sum() for x in jax.tree.leaves(distances))
-
-
-@partial(jax.jit, static_argnums=(0, 2))
-def train(method, params, num_steps, target=TARGET):
-  """Steps towards the target; params and states after each of them."""
-  tx = method.transform(INNER)
-
-  def step(carry, _):
-    params, opt_state = carry
-
-    def run(params):
-      key = jax.random.key(0)
-      return loss(method.effective(params, opt_state, key), target)
-
-    updates, opt_state = tx.update(jax.grad(run)(params), opt_state, params)
-    carry = optax.apply_updates(params, updates), opt_state
-    return carry, carry
-
-  return jax.lax.scan(step, (params, tx.init(params)), length=num_steps)[1]
-
-
-def flat(tree):
-  return np.asarray(ravel_pytree(tree)[0], np.float64)
-
-
-def flat_steps(tree):
-  return np.asarray(jax.vmap(lambda x: ravel_pytree(x)[0])(tree))
-
-
-def largest(scores, k):
-  """Which k of the 36 weights; and all biases."""
-  mask = np.arange(42) < 6
-  mask[6 + np.argsort(-scores[6:], kind='stable')[:k]] = True
-  return mask
 
 
 def reference(num_steps):
