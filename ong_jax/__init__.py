@@ -12,7 +12,6 @@ from ong_jax.masks import pack as pack
 from ong_jax.masks import sparsity as sparsity
 from ong_jax.masks import unpack as unpack
 from ong_jax.method import SparseMethod as SparseMethod
-from ong_jax.method import Trainable as Trainable
 from ong_jax.method import static as static
 from ong_jax.method import straight_through as straight_through
 from ong_jax.methods import cs as cs
@@ -31,6 +30,7 @@ from ong_jax.pruners import ong as ong
 from ong_jax.pruners import random as random
 from ong_jax.ranking import top_k as top_k
 from ong_jax.summary import summarize as summarize
+from ong_jax.trainable import Trainable as Trainable
 from ong_jax.transforms import latent_transform as latent_transform
 from ong_jax.transforms import mask_of as mask_of
 from ong_jax.transforms import masked_transform as masked_transform

@@ -9,7 +9,7 @@ from absl.testing import parameterized
 
 import ong_jax
 from ong_jax import allocation, masks, method, pruners, transforms
-from ong_jax.method import SparseMethod, Trainable
+from ong_jax.method import SparseMethod
 
 NAN = np.nan
 PARAMS = {
@@ -40,48 +40,6 @@ def key_if(given):
 
 def squares(params):
   return sum(0.5 * (x**2).sum() for x in jax.tree.leaves(params))
-
-
-class TrainableTest(parameterized.TestCase):
-  def test_an_optimizer_trains_both(self):
-    both = Trainable(PARAMS, {'a': {'kernel': jnp.ones(3), 'bias': None}})
-    tx = optax.adam(0.1)
-    updates, _ = tx.update(both, tx.init(both), both)
-    chex.assert_trees_all_equal_structs(updates, both)
-    np.testing.assert_allclose(updates.extra['a']['kernel'], -0.1, rtol=1e-5)
-    np.testing.assert_allclose(updates.params['a']['bias'], -0.1, rtol=1e-5)
-
-
-class UndecayedTest(parameterized.TestCase):
-  def test_extra_leaves_follow_but_do_not_decay(self):
-    inner = optax.chain(optax.add_decayed_weights(0.5), optax.sgd(1.0, 0.5))
-    tx = method.undecayed(inner)
-    both = Trainable({'kernel': jnp.array([8.0])}, {'kernel': jnp.array([8.0])})
-    grads, state, found = jax.tree.map(jnp.ones_like, both), tx.init(both), []
-    for _ in range(2):
-      updates, state = tx.update(grads, state, both)
-      both = optax.apply_updates(both, updates)
-      found.append([both.params['kernel'][0], both.extra['kernel'][0]])
-    # Momentum is 1 + 4, then 2.5 + 1 + 1.5; and 1, then 0.5 + 1.
-    self.assertEqual(found, [[3, 7], [-2, 5.5]])
-
-  def test_hands_on_all_else(self):
-    def update(updates, state, params=None, *, value):
-      return updates, (params, value)
-
-    inner = optax.GradientTransformationExtraArgs(lambda x: x, update)
-    tx = method.undecayed(inner)
-    both = Trainable(
-      {'kernel': jnp.ones(1)}, {'kernel': None, 'b': jnp.ones(2)}
-    )
-    self.assertIs(tx.init(both), both)
-    updates, (params, value) = tx.update(both, None, both, value=3.0)
-    self.assertIs(updates, both)
-    self.assertEqual(value, 3.0)
-    self.assertIs(params.params, both.params)
-    expected = {'kernel': None, 'b': jnp.zeros(2)}
-    chex.assert_trees_all_equal(params.extra, expected)
-    self.assertIsNone(tx.update(both, None, value=3.0)[1][0])
 
 
 class MaskedTest(parameterized.TestCase):

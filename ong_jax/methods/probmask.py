@@ -8,13 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from ong_jax import allocation, masks, ranking, schedules, selection
-from ong_jax.method import (
-  SparseMethod,
-  Trainable,
-  check_trainable,
-  keep_best,
-  prunes_to,
-)
+from ong_jax.method import SparseMethod, keep_best, prunes_to
+from ong_jax.trainable import Trainable, check_trainable
 from ong_jax.transforms import SparseState, check_given, state_of
 from ong_jax.types import Predicate
 

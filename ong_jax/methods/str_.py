@@ -6,13 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from ong_jax import allocation, selection
-from ong_jax.method import (
-  SparseMethod,
-  Trainable,
-  check_trainable,
-  keep_best,
-  prunes_to,
-)
+from ong_jax.method import SparseMethod, keep_best, prunes_to
+from ong_jax.trainable import Trainable, check_trainable
 from ong_jax.types import Allocation, Predicate
 
 
