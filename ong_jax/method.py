@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ong_jax import allocation, masks, ranking, selection
+from ong_jax import allocation, masks, ranking, scores, selection
 from ong_jax.transforms import mask_of, masked_transform
 from ong_jax.types import (
   Allocation,
@@ -128,6 +128,25 @@ def keep_best(
   """
   mask = ranking.top_k(ranked, allocate(ranked, sparsity))
   return masks.apply_mask(params, mask), mask
+
+
+def finish_largest(
+  sparsity: float, allocate: Allocation, prunable: Predicate
+) -> Callable[..., tuple[Params, Mask]]:
+  """Makes a `finish` that keeps the largest weights of a dense network.
+
+  Example:
+    >>> finish = finish_largest(0.5, allocation.pooled, selection.is_kernel)
+    >>> finish({'kernel': jnp.array([[-3.0, 2.0]])}, None)[0]
+    {'kernel': Array([[-3.,  0.]], dtype=float32)}
+  """
+
+  def finish(trainable, opt_state, key=None):
+    del opt_state, key
+    ranked = scores.magnitude(selection.select(trainable, prunable))
+    return keep_best(trainable, ranked, sparsity, allocate)
+
+  return finish
 
 
 def prunes_to(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from ong_jax import allocation, ranking, scores, selection
-from ong_jax.method import SparseMethod, dense, keep_best, prunes_to
+from ong_jax.method import SparseMethod, dense, finish_largest, prunes_to
 from ong_jax.transforms import check_given
 from ong_jax.types import Allocation, Predicate
 
@@ -67,16 +67,11 @@ def lc(
       mask,
     )
 
-  def finish(trainable, opt_state, key=None):
-    del opt_state, key
-    ranked = scores.magnitude(selection.select(trainable, prunable))
-    return keep_best(trainable, ranked, sparsity, allocate)
-
   return SparseMethod(
     transform=lambda inner: optax.chain(
       optax.stateless(spare_the_largest), inner
     ),
     effective=dense,
-    finish=finish,
+    finish=finish_largest(sparsity, allocate, prunable),
     init=prunes_to(sparsity, allocate, prunable),
   )
