@@ -5,7 +5,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from experiments.plan import Segment
-from experiments.recipes import afterwards, cycles, once, throughout
+from experiments.recipes import (
+  afterwards,
+  cycles,
+  exploring,
+  once,
+  throughout,
+)
 
 
 class Entry(NamedTuple):
@@ -16,6 +22,7 @@ class Entry(NamedTuple):
   recipe: Callable[..., list[Segment]]  # (run, *, options) -> segments.
 
 
+_IEE = 'Sun et al., arXiv:2502.03658'
 _ONG = 'reconstructed from Behera and Prasad, arXiv:2508.12891'
 
 
@@ -80,6 +87,14 @@ METHODS: dict[str, Entry] = {
     'Learned scores: what pruning would cost, summed up in training.',
     'Zhang et al., arXiv:2201.12826',
     throughout.optg,
+  ),
+  'iee': Entry(
+    'Prunes and grows by one score, of weights that have explored.',
+    _IEE,
+    exploring.iee,
+  ),
+  'iee-nm': Entry(
+    'IEE that keeps N of every M weights.', _IEE, exploring.iee_nm
   ),
   'gsm': Entry(
     'Gradients only where they matter most; pruned in the end.',

@@ -1,6 +1,6 @@
 """A run as a list of segments, and the parts that recipes share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import ong_jax
@@ -35,6 +35,8 @@ class Run(NamedTuple):
 
   config: Config
   steps_per_epoch: int
+  # (params, num_batches) -> gradients of the loss, one batch after the other.
+  gradients: Callable[[Params, int], Iterator[Params]] | None = None
 
   @property
   def steps(self) -> int:

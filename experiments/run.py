@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from experiments import (
+  calibration,
   checkpoints,
   data,
   evaluation,
@@ -81,7 +82,11 @@ def run(
   config = dataclasses.replace(config, options=given)
   setup, params, stats = _set_up(config, data_dir)
   num_kept(select(params), config.sparsity)  # Refused now, not when it prunes.
-  plan = Run(setup.config, setup.steps_per_epoch)
+  plan = Run(
+    setup.config,
+    setup.steps_per_epoch,
+    calibration.make_gradients(setup.config, setup.model, setup.train_data),
+  )
   segments = recipe(plan, **setup.config.options)
   if any(segment.steps == 0 for segment in segments[:-1]):
     raise ValueError(

@@ -2,11 +2,13 @@
 
 from ong_jax import allocation as allocation
 from ong_jax import nmf as nmf
+from ong_jax import patterns as patterns
 from ong_jax import saliency as saliency
 from ong_jax import schedules as schedules
 from ong_jax import scores as scores
 from ong_jax import selection as selection
 from ong_jax import starts as starts
+from ong_jax import taylor as taylor
 from ong_jax.masks import apply_mask as apply_mask
 from ong_jax.masks import pack as pack
 from ong_jax.masks import sparsity as sparsity
@@ -20,6 +22,7 @@ from ong_jax.methods import dpf as dpf
 from ong_jax.methods import dst as dst
 from ong_jax.methods import gmp as gmp
 from ong_jax.methods import gsm as gsm
+from ong_jax.methods import iee as iee
 from ong_jax.methods import lc as lc
 from ong_jax.methods import optg as optg
 from ong_jax.methods import probmask as probmask

@@ -5,6 +5,7 @@ are Python's integers before they are arrays, and its last row is the exact
 target; the step only looks a row up.
 """
 
+import math
 import numbers
 
 import jax
@@ -56,6 +57,44 @@ def geometric(sparsity: float, num_updates: int) -> list[float]:
   check_steps(num_updates=num_updates)
   powers = [t / num_updates for t in range(num_updates)]
   return [1 - (1 - sparsity) ** power for power in powers] + [sparsity]
+
+
+def exponential_decay(first: float, last: float, num: int) -> list[float]:
+  """Falls by the same factor from one to the next.
+
+  Example:
+    >>> exponential_decay(0.25, 0.0625, num=3)
+    [0.25, 0.125, 0.0625]
+  """
+  check_steps(num=num)
+  powers = [t / max(num - 1, 1) for t in range(num)]
+  return [first ** (1 - power) * last**power for power in powers]
+
+
+def cosine_decay(first: float, num: int) -> list[float]:
+  """Falls as half a cosine, to 0 after the last.
+
+  References:
+    Evci et al., Rigging the lottery: making all tickets winners, 2020,
+    arXiv:1911.11134.
+
+  Example:
+    >>> [round(x, 6) for x in cosine_decay(0.3, num=4)]
+    [0.3, 0.256066, 0.15, 0.043934]
+  """
+  check_steps(num=num)
+  return [first / 2 * (1 + math.cos(math.pi * t / num)) for t in range(num)]
+
+
+def power_decay(first: float, num: int, power: float = 3.0) -> list[float]:
+  """Falls as a power of what remains, to 0 after the last.
+
+  Example:
+    >>> power_decay(0.5, num=2, power=1.0)
+    [0.5, 0.25]
+  """
+  check_steps(num=num)
+  return [first * (1 - t / num) ** power for t in range(num)]
 
 
 def tabulate(

@@ -74,7 +74,7 @@ def masked_transform(
   inner = optax.with_extra_args_support(inner)
 
   def init_fn(params):
-    own = _first(mask, params)
+    own = first_mask(mask, params)
     if jax.tree.leaves(params):  # None when `optax.tree.map_params` probes.
       params = masks.apply_mask(params, own)  # Some states copy the params.
     return SparseState(jnp.zeros([], jnp.int32), own, inner.init(params))
@@ -133,7 +133,7 @@ def latent_transform(
   inner = optax.with_extra_args_support(inner)
 
   def init_fn(params):
-    own = _first(mask, params)
+    own = first_mask(mask, params)
     return SparseState(jnp.zeros([], jnp.int32), own, inner.init(params))
 
   def update_fn(updates, state, params=None, **extra_args):
@@ -251,7 +251,13 @@ def mask_of(opt_state: optax.OptState) -> Mask:
   return state_of(opt_state).mask
 
 
-def _first(mask: Mask | Pruner, params: Params) -> Mask:
+def first_mask(mask: Mask | Pruner, params: Params) -> Mask:
+  """Copies a mask, or has a pruner make it.
+
+  Example:
+    >>> first_mask({'kernel': jnp.array([True])}, {'kernel': jnp.ones(1)})
+    {'kernel': Array([ True], dtype=bool)}
+  """
   # A mask may be callable, too: an Equinox model is. A pruner is one leaf.
   is_leaf = jax.tree_util.treedef_is_leaf(jax.tree.structure(mask))
   own = mask(params) if is_leaf and callable(mask) else mask

@@ -23,7 +23,7 @@ SALIENCIES = {
 SOLVERS = {'hals': nmf.hals, 'multiplicative': nmf.multiplicative, 'kl': nmf.kl}
 
 # Says nothing of the training seed: the same weights give the same mask.
-_NMF_KEY = 0
+NMF_KEY = 0
 
 
 def dense(run: Run) -> list[Segment]:
@@ -44,7 +44,7 @@ def ong(
 ) -> list[Segment]:
   """Prunes once, by what a factorization of the weights shows."""
   score = scores.ong(
-    jax.random.key(_NMF_KEY),
+    jax.random.key(NMF_KEY),
     saliency=plan.choose('saliency', saliency, SALIENCIES),
     rank=rank,
     solver=plan.choose('solver', solver, SOLVERS),

@@ -1,0 +1,277 @@
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl.testing import absltest, parameterized
+from toy_problem import (
+  DECAY,
+  INNER,
+  MOMENTUM,
+  PARAMS,
+  RATE,
+  TARGET,
+  flat,
+  flat_steps,
+  loss,
+  train,
+)
+
+import ong_jax
+from ong_jax import allocation, patterns, scores, taylor
+
+_ESTIMATE, _IMPROVE, _EXPLORE = 3, 2, 4
+_LENGTH = _ESTIMATE + _IMPROVE + _EXPLORE
+_FRACTIONS = (0.5, 0.3)
+_WEIGHTS = np.arange(42) >= 6  # Biases come first.
+_LEAVES = {'a': np.arange(42) >= 30, 'b': np.arange(42) < 30}
+_FIRST = ong_jax.random(
+  jax.random.key(0), sparsity=0.5, allocate=allocation.uniform
+)
+
+
+def _method(**options):
+  return ong_jax.iee(
+    **{
+      'first': _FIRST,
+      'pattern': patterns.unstructured(0.5),
+      'fractions': _FRACTIONS,
+      'estimate': _ESTIMATE,
+      'improve': _IMPROVE,
+      'explore': _EXPLORE,
+    }
+    | options
+  )
+
+
+def _flat_mask(mask):
+  """bool [42]; True for biases."""
+  filled = jax.tree.map(
+    lambda p, m: jnp.ones(p.shape, bool) if m is None else m, PARAMS, mask
+  )
+  return flat(filled) > 0
+
+
+def _lowest(values, among, num):
+  """Which `num` of `among`; of equal ones the last."""
+  ids = np.flatnonzero(among)
+  order = np.lexsort((-ids, values[ids]))
+  return ids[order[:num]]
+
+
+def _phase(step):
+  cycle, step = divmod(step, _LENGTH)
+  if cycle >= len(_FRACTIONS):
+    return cycle, 'final'
+  if step < _ESTIMATE:
+    return cycle, 'estimate'
+  return cycle, 'explore' if step >= _ESTIMATE + _IMPROVE else 'improve'
+
+
+def _simulate(num_steps, pools, observes=False):
+  """The five stages in plain NumPy: params, masks, momenta of each step."""
+  p, target = flat(PARAMS), flat(TARGET)
+  mask = _flat_mask(_FIRST(PARAMS))
+  momentum, total, found = np.zeros(42), np.zeros(42), []
+  budgets = [mask[pool].sum() for pool in pools]
+  for step in range(num_steps):
+    cycle, phase = _phase(step)
+    network = p if phase == 'explore' else np.where(mask, p, 0)
+    gradient = network - target
+    trains = np.where(_WEIGHTS, mask ^ (phase == 'explore'), phase != 'explore')
+    total += np.abs(network * gradient) * (phase in ('estimate', 'explore'))
+    moved = MOMENTUM * momentum + gradient + DECAY * p
+    momentum = np.where(trains, moved, momentum)
+    p = np.where(trains, p - RATE * moved, p)
+    values = total if observes else np.abs(p)
+    ends = phase != _phase(step + 1)[1]
+    if ends and phase == 'estimate':
+      for pool, budget in zip(pools, budgets):
+        cut = int(_FRACTIONS[cycle] * budget)
+        gone = _lowest(values, mask & pool, cut)
+        mask[gone], momentum[gone] = False, 0
+      total = np.zeros(42)
+    if ends and phase == 'explore':
+      momentum = np.where(mask, momentum, 0)
+      for pool, budget in zip(pools, budgets):
+        num = budget - (mask & pool).sum()
+        best = np.flatnonzero(~mask & pool)
+        mask[best[np.argsort(-values[best], kind='stable')[:num]]] = True
+      total = np.zeros(42)
+    found.append((p.copy(), mask.copy(), momentum.copy()))
+  return [np.stack(x) for x in zip(*found)]
+
+
+class IeeTest(parameterized.TestCase):
+  @parameterized.named_parameters(
+    ('by_leaf', allocation.uniform, False),
+    ('pooled', allocation.pooled, False),
+    ('taylor', allocation.uniform, True),
+  )
+  def test_goes_through_the_five_stages(self, allocate, observes):
+    method = _method(
+      pattern=patterns.unstructured(0.5, allocate),
+      observe=taylor.weights() if observes else None,
+    )
+    params, opt_states = train(method, PARAMS, 22)
+    pools = [_WEIGHTS]
+    if allocate is allocation.uniform:
+      pools = [_WEIGHTS & ~_LEAVES['a'], _WEIGHTS & ~_LEAVES['b']]
+    expected = _simulate(22, pools, observes)
+    state = ong_jax.state_of(opt_states)
+    np.testing.assert_allclose(flat_steps(params), expected[0], atol=1e-5)
+    masks = jax.tree.map(
+      lambda p, m: jnp.ones(p.shape, bool) if m is None else m,
+      params,
+      state.mask,
+    )
+    np.testing.assert_array_equal(flat_steps(masks), expected[1])
+    trace = state.inner_state.inner_state[1][0].trace
+    np.testing.assert_allclose(flat_steps(trace), expected[2], atol=1e-5)
+    counts = expected[1][:, 6:].sum(1)
+    self.assertEqual(  # After stages 1 and 2, and after stage 5.
+      [counts[_ESTIMATE - 1], counts[_LENGTH - 1], counts[-1]], [9, 18, 18]
+    )
+
+  def test_what_is_frozen_stays_to_the_bit(self):
+    method = _method()
+    params, opt_states = train(method, PARAMS, 20)
+    trace = ong_jax.state_of(opt_states).inner_state.inner_state[1][0].trace
+    params, trace = flat_steps(params), flat_steps(trace)
+    masks = _simulate(20, [_WEIGHTS & ~_LEAVES[x] for x in 'ab'])[1]
+    explored = 0
+    for step in range(1, 20):
+      phase = _phase(step)[1]
+      frozen = masks[step - 1] == (phase == 'explore')
+      np.testing.assert_array_equal(
+        params[step][frozen], params[step - 1][frozen]
+      )
+      if phase == 'explore' and _phase(step + 1)[1] == 'explore':
+        explored += 1
+        np.testing.assert_array_equal(
+          trace[step][frozen], trace[step - 1][frozen]
+        )
+        self.assertTrue((params[step] != params[step - 1])[~frozen].all())
+    self.assertEqual(explored, 6)
+
+  def test_runs_the_whole_network_only_while_it_explores(self):
+    method = _method()
+    tx = method.transform(INNER)
+    state = tx.init(PARAMS)
+    masked = ong_jax.apply_mask(PARAMS, state.mask)
+    for step in range(2 * _LENGTH + 1):
+      at = state._replace(count=jnp.array(step))
+      explores = _phase(step)[1] == 'explore'
+      chex.assert_trees_all_equal(
+        method.effective(PARAMS, at, jax.random.key(0)),
+        PARAMS if explores else masked,
+      )
+      chex.assert_trees_all_equal(method.effective(PARAMS, at), masked)
+      self.assertEqual(bool(method.tracks_statistics(at)), not explores)
+
+  def test_without_moves_is_training_under_one_mask(self):
+    method = _method(fractions=[0.0, 0.0], explore=0)
+    ours, our_states = train(method, PARAMS, 12)
+    theirs, states = train(ong_jax.static(_FIRST), PARAMS, 12)
+    last = partial(jax.tree.map, lambda x: x[-1])
+    chex.assert_trees_all_equal(
+      method.finish(last(ours), last(our_states)),
+      ong_jax.static(_FIRST).finish(last(theirs), last(states)),
+    )
+
+  @parameterized.named_parameters(
+    ('zero', lambda explored, before: jnp.zeros_like(before)),
+    ('before', lambda explored, before: before),
+  )
+  def test_what_grows_starts_as_asked(self, regrow):
+    method = _method(regrow=regrow)
+    params, opt_states = train(method, PARAMS, _LENGTH)
+    masks = _simulate(_LENGTH, [_WEIGHTS & ~_LEAVES[x] for x in 'ab'])[1]
+    params = flat_steps(params)
+    grown = masks[-1] & ~masks[-2]
+    back = grown & masks[0]
+    self.assertGreater(back.sum(), 0)
+    before = np.where(  # Active until stage 2, or never.
+      masks[0], params[_ESTIMATE - 1], flat(PARAMS)
+    )
+    expected = regrow(None, jnp.asarray(before))
+    np.testing.assert_allclose(
+      params[-1][grown], expected[grown], rtol=1e-6, atol=0
+    )
+
+  def test_finds_the_input_that_matters(self):
+    xs = jnp.asarray(np.random.default_rng(0).normal(size=(64, 20)))
+    ys = 3 * xs[:, 7]
+    params = {'kernel': jnp.full((20, 1), 0.1)}
+    first = {'kernel': jnp.zeros((20, 1), bool).at[:4].set(True)}
+
+    found = []
+    for fractions, explore in (((0.5,), 5), ((0.0,), 0)):
+      method = _method(
+        first=first,
+        pattern=patterns.unstructured(0.8),
+        fractions=fractions,
+        explore=explore,
+      )
+      tx = method.transform(optax.sgd(0.05))
+
+      def squares(params, opt_state, method=method):
+        kernel = method.effective(params, opt_state, jax.random.key(0))
+        return jnp.mean((xs @ kernel['kernel'][:, 0] - ys) ** 2)
+
+      grad, update = jax.jit(jax.grad(squares)), jax.jit(tx.update)
+      at, opt_state = params, tx.init(params)
+      for _ in range(12):
+        updates, opt_state = update(grad(at, opt_state), opt_state, at)
+        at = optax.apply_updates(at, updates)
+      found.append(bool(method.finish(at, opt_state)[1]['kernel'][7, 0]))
+    self.assertEqual(found, [True, False])
+
+  def test_goes_by_any_score(self):
+    for score in (
+      scores.at_least(scores.magnitude, 1),
+      scores.ong(jax.random.key(0), saliency=ong_jax.saliency.recon_mag),
+    ):
+      params, states = train(_method(score=score), PARAMS, 20)
+      mask = jax.tree.map(lambda x: x[-1], ong_jax.state_of(states).mask)
+      self.assertEqual(ong_jax.sparsity(mask), 0.5)
+      self.assertFalse(
+        np.array_equal(_flat_mask(mask), _flat_mask(_FIRST(PARAMS)))
+      )
+
+  def test_n_of_m_is_whole_after_every_cycle(self):
+    pattern = patterns.n_of_m(1, 2)
+    method = _method(pattern=pattern)
+    _, states = train(method, PARAMS, 20)
+    kernels = np.asarray(ong_jax.state_of(states).mask['a']['kernel'])
+    groups = kernels.reshape(20, 2, 2, 6).sum(2)
+    for step in (_LENGTH - 1, 2 * _LENGTH - 1, 19):
+      np.testing.assert_array_equal(groups[step], 1)
+    self.assertLess(groups[_ESTIMATE - 1].sum(), 12)
+    self.assertTrue((kernels[_LENGTH - 1] != kernels[19]).any())
+
+  def test_wrappers_may_go_around_it(self):
+    tx = optax.inject_hyperparams(
+      lambda rate: _method().transform(optax.adam(rate))
+    )(rate=0.1)
+    state = tx.init(PARAMS)
+    grads = jax.grad(loss)(PARAMS)
+    _, state = jax.jit(tx.update)(grads, state, PARAMS)
+    self.assertEqual(int(ong_jax.state_of(state).count), 1)
+
+  @parameterized.named_parameters(
+    ('no_exploring', {'explore': 0}, '`explore`=0'),
+    ('no_estimate', {'estimate': 0}, '`estimate` must be'),
+    ('negative', {'improve': -1}, '`improve` must be'),
+    ('too_much', {'fractions': [1.0]}, r'`fractions` must lie in \[0, 1\)'),
+    ('nan', {'fractions': [float('nan')]}, '`fractions` must lie'),
+  )
+  def test_refuses(self, bad, message):
+    with self.assertRaisesRegex(ValueError, message):
+      _method(**bad)
+
+
+if __name__ == '__main__':
+  absltest.main()
