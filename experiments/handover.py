@@ -68,6 +68,8 @@ def begin(
   if segment.rewind:
     # A copy: the state is given away in the first step, all of it.
     params, stats = jax.tree.map(jnp.copy, network.kept)
+  if segment.prune and not segment.latent:
+    params = apply_mask(params, network.mask)
   method = segment.method(network.mask)
   trainable = method.init(params)
   kept = network.kept

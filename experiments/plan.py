@@ -27,6 +27,7 @@ class Segment(NamedTuple):
   prune: Callable[[Params, Mask | None], Mask] | None = None
   keep_at: int | None = None  # The step whose weights are kept for rewinding.
   rewind: bool = False  # Whether to begin with those.
+  latent: bool = False  # Whether what is pruned lives on, behind the mask.
   samples: int = 1  # A step, of what the method draws at random.
 
 

@@ -147,7 +147,9 @@ def _segments(
   rate = training(run.config, run.steps)
   if run.trained:
     rate = plan.retraining_rate(run, retraining, run.steps, run.original_steps)
-  return plan.after_dense(run) + [Segment(run.steps, method, rate, first)]
+  return plan.after_dense(run) + [
+    Segment(run.steps, method, rate, first, latent=True)
+  ]
 
 
 def _criterion(name: str) -> tuple[taylor.Observe | None, Score]:
