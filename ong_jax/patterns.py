@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from ong_jax import allocation, masks, ranking, schedules
-from ong_jax.types import Allocation, Mask, Params
+from ong_jax.types import Allocation, Mask, Params, Scores
 
 
 class Pattern(NamedTuple):
@@ -34,7 +34,9 @@ class Pattern(NamedTuple):
 
 
 def unstructured(
-  sparsity: float, allocate: Allocation = allocation.uniform
+  sparsity: float,
+  allocate: Allocation = allocation.uniform,
+  floor: float = 0.0,
 ) -> Pattern:
   """Makes the pattern of single weights, with a count for a leaf or for all.
 
@@ -42,6 +44,9 @@ def unstructured(
     sparsity: fraction of the prunable weights to remove, in [0, 1).
     allocate: how the budget is split. Of a count n, a cut leaves out the
       fraction's share, rounded down.
+    floor: fraction of each leaf, rounded up, that is kept before anything else,
+      so that one ranking of all leaves does not empty one; at most half of what
+      is kept.
 
   Example:
     >>> pattern = unstructured(0.5)
@@ -52,12 +57,28 @@ def unstructured(
     Array([ True, False, False, False], dtype=bool)
   """
   masks.check_sparsity(sparsity)
+  if not 0 <= floor <= (1 - sparsity) / 2:
+    raise ValueError(
+      f'`floor` must lie in [0, {(1 - sparsity) / 2:g}], half of what '
+      f'`sparsity`={sparsity} keeps; got {floor}.'
+    )
 
   def choose(scores, cuts=(0.0,), row=0):
     counts = allocate(scores, sparsity)
+    if floor:
+      scores = _raise_best(scores, floor)
     return ranking.top_k(scores, _after_cuts(counts, cuts, row))
 
   return Pattern(choose)
+
+
+def _raise_best(scores: Scores, floor: float) -> Scores:
+  """Sets the best of each leaf to infinity, but for what must not be kept."""
+  counts = jax.tree.map(lambda s: math.ceil(floor * s.size), scores)
+  best = ranking.top_k(scores, counts)
+  return jax.tree.map(
+    lambda s, b: jnp.where(b & (s > -jnp.inf), jnp.inf, s), scores, best
+  )
 
 
 def n_of_m(n: int, m: int) -> Pattern:

@@ -86,6 +86,16 @@ class AllocationTest(parameterized.TestCase):
     self.assertTrue(np.all(counts < sizes))
     np.testing.assert_allclose(eps, eps[0], rtol=1e-2)
 
+  @parameterized.parameters(
+    (0.8, [1, 0.321074, 0.158104, 1]), (0.9, [1, 0.150747, 0.074231, 1])
+  )
+  def test_erk_agrees_with_known_densities(self, sparsity, expected):
+    shapes = [(3, 3, 3, 64), (3, 3, 64, 128), (3, 3, 128, 256), (256, 10)]
+    kernels = [jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes]
+    counts = allocation.erk(kernels, sparsity)
+    found = [n / kernel.size for n, kernel in zip(counts, kernels)]
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
   def test_counts_beyond_float_precision(self):
     scores = shaped([(2**20, 2**12), (2**20, 2**12)])
     total = 2**33

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
+import ong_jax
 from experiments import (
   checkpoints,
   data,
@@ -218,6 +219,30 @@ class EveryMethodTest(parameterized.TestCase):
         _train(setup, again[i], restored, rest),
         _train(setup, segments[i], middle, rest),
       )
+
+  def test_exploring_leaves_what_is_active_to_the_bit(self):
+    setup, segments, i, _, state = next(_walk('iee'))
+    step = jax.jit(_step(setup, segments[i]))
+    method, explored = segments[i].method(None), 0
+    for _ in range(segments[i].steps):
+      before, state = state, step(state, setup.train_data)
+      moved = jax.tree.map(
+        lambda x, y: (x != y).any(),
+        (before.stats, before.trainable['norm']),
+        (state.stats, state.trainable['norm']),
+      )
+      explores = not method.tracks_statistics(before.opt_state)
+      self.assertEqual(any(jax.tree.leaves(moved)), not explores)
+      if explores:
+        explored += 1
+        active = ong_jax.mask_of(before.opt_state)['hidden']['kernel']
+        stays = (
+          before.trainable['hidden']['kernel']
+          == (state.trainable['hidden']['kernel'])
+        )
+        np.testing.assert_array_equal(stays[active], True)
+        self.assertFalse(stays[~active].all())
+    self.assertEqual(explored, 4)
 
 
 if __name__ == '__main__':

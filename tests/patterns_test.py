@@ -41,6 +41,17 @@ class UnstructuredTest(parameterized.TestCase):
     kept = patterns.unstructured(0.5).choose(scores)['a']
     np.testing.assert_array_equal(kept, [0, 1, 1, 0, 0, 1])
 
+  def test_a_floor_saves_a_leaf_that_ranks_low(self):
+    scores = {'a': jnp.arange(20.0), 'b': jnp.arange(100.0, 180.0)}
+    pattern = patterns.unstructured(0.8, allocation.pooled, floor=0.06)
+    kept = pattern.choose(scores)
+    np.testing.assert_array_equal(np.flatnonzero(kept['a']), [18, 19])
+    self.assertEqual(int(kept['b'].sum()), 18)
+    forbidden = scores | {'a': jnp.full(20, -jnp.inf)}
+    self.assertFalse(pattern.choose(forbidden)['a'].any())
+    with self.assertRaisesRegex(ValueError, r'`floor` must lie in \[0, 0.1\]'):
+      patterns.unstructured(0.8, floor=0.11)
+
 
 class NOfMTest(parameterized.TestCase):
   @parameterized.product(shape=[(8, 3), (3, 3, 4, 5), (10, 2)], n=[1, 2, 3])

@@ -37,6 +37,42 @@ class CurvesTest(parameterized.TestCase):
     ):
       curve(0.5, 0)
 
+  def test_latency_falls_geometrically(self):
+    left = [100 * (1 - s) for s in schedules.geometric(0.45, 30)]
+    np.testing.assert_allclose(
+      [left[i] for i in (1, 10, 15, 30)],
+      [98.0269, 81.9321, 74.1620, 55],
+      atol=1e-4,
+    )
+
+
+class DecayTest(parameterized.TestCase):
+  @parameterized.named_parameters(
+    ('exponential', lambda n: schedules.exponential_decay(0.3, 0.003, n)),
+    ('cosine', lambda n: schedules.cosine_decay(0.3, n)),
+    ('power', lambda n: schedules.power_decay(0.3, n)),
+  )
+  def test_falls_from_the_first(self, decay):
+    for num in (1, 2, 9):
+      found = decay(num)
+      self.assertLen(found, num)
+      self.assertAlmostEqual(found[0], 0.3)
+      self.assertEqual(found, sorted(found, reverse=True))
+      self.assertGreater(found[-1], 0)
+    with self.assertRaisesRegex(ValueError, '^`num` must be an integer'):
+      decay(0)
+
+  def test_by_hand(self):
+    np.testing.assert_allclose(
+      schedules.exponential_decay(0.3, 0.003, 3), [0.3, 0.03, 0.003]
+    )
+    np.testing.assert_allclose(
+      schedules.cosine_decay(0.3, 4)[:3], [0.3, 0.256066, 0.15], atol=1e-6
+    )
+    np.testing.assert_allclose(
+      schedules.power_decay(0.8, 2, power=2), [0.8, 0.2]
+    )
+
 
 class TableTest(parameterized.TestCase):
   def test_a_row_for_each_sparsity(self):

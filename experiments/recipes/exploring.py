@@ -15,6 +15,7 @@ from ong_jax.patterns import Pattern
 from ong_jax.types import Mask, Params, Score
 
 _BATCHES = 10  # Whose gradients are looked at for the first mask.
+_FLOOR = 0.1  # Of a leaf's even share: no leaf is emptied by one ranking.
 _LAST = 0.01  # What is moved in the last cycle, of what is moved in the first.
 CRITERIA = ('magnitude', 'taylor', *SALIENCIES)
 
@@ -54,9 +55,12 @@ def iee(
     until: the fraction of the run that has cycles.
     retraining: rate, if the network was trained.
   """
+  sparsity = run.config.sparsity
   begin, hold = (
     patterns.unstructured(
-      run.config.sparsity, plan.choose(name, value, plan.ALLOCATIONS)
+      sparsity,
+      plan.choose(name, value, plan.ALLOCATIONS),
+      floor=_FLOOR * (1 - sparsity) if value == 'pooled' else 0.0,
     )
     for name, value in (('start', start), ('allocate', allocate))
   )
