@@ -19,8 +19,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
+from flax.core import FrozenDict
 
-from experiments import config
+from experiments import config, groups
 
 # 'torch' is the default of PyTorch's layers, uniform within 1 / sqrt(fan_in);
 # 'lecun' is Flax's own; 'he' is not truncated, unlike JAX's `he_normal`.
@@ -36,6 +37,7 @@ class Block(nn.Module):
 
   Attributes:
     features: channels of the output.
+    hidden: channels between the two convolutions.
     stride: of the first convolution and of the shortcut.
     projection: whether a shortcut that changes shape is a 1x1 convolution. If
       not, it drops pixels and pads the channels with zeros, evenly on both
@@ -44,6 +46,7 @@ class Block(nn.Module):
   """
 
   features: int
+  hidden: int
   stride: int
   projection: bool
   conv: Callable[..., nn.Module]
@@ -52,10 +55,10 @@ class Block(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [batch, height, width, channels] to the same with `features`."""
-    conv = functools.partial(self.conv, self.features, (3, 3), padding=1)
-    y = conv(strides=self.stride, name='conv1')(x)
+    conv = functools.partial(self.conv, kernel_size=(3, 3), padding=1)
+    y = conv(self.hidden, strides=self.stride, name='conv1')(x)
     y = nn.relu(self.norm(name='bn1')(y))
-    y = conv(name='conv2')(y)
+    y = conv(self.features, name='conv2')(y)
     y = self.norm(name='bn2')(y)
     return nn.relu(y + self._shortcut(x))
 
@@ -90,6 +93,8 @@ class ResNet(nn.Module):
       classifier's under 'torch' is drawn as its kernel is.
     bn_momentum: weight of the old running averages. A clone with 0.0 returns,
       in training mode, the statistics of the batch itself.
+    widths: channels of those groups that are narrower than `groups.sizes`
+      says, in a `FrozenDict`, for it must be hashable.
   """
 
   num_blocks: tuple[int, ...]
@@ -99,10 +104,12 @@ class ResNet(nn.Module):
   dtype: jnp.dtype = jnp.dtype('float32')
   initializer: str = 'he'
   bn_momentum: float = 0.9
+  widths: FrozenDict[str, int] = FrozenDict()
 
   @nn.compact
   def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """Maps images [batch, height, width, 3] to logits [batch, num_classes]."""
+    widths = self._widths()
     kernel_init = INITIALIZERS[self.initializer]
     conv = functools.partial(
       nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=kernel_init
@@ -114,14 +121,17 @@ class ResNet(nn.Module):
       epsilon=1e-5,
       dtype=self.dtype,
     )
-    x = conv(self.width, (3, 3), padding=1, name='conv1')(x)
+    stem = widths.get('stage1', self.width)
+    x = conv(stem, (3, 3), padding=1, name='conv1')(x)
     x = nn.relu(norm(name='bn1')(x))
     for i, num_blocks in enumerate(self.num_blocks):
       for j in range(num_blocks):
         stride = 2 if i > 0 and j == 0 else 1
-        features = self.width * 2**i
+        features = widths.get(f'stage{i + 1}', self.width * 2**i)
         name = f'layer{i + 1}_{j}'
-        x = Block(features, stride, self.projection, conv, norm, name=name)(x)
+        x = Block(
+          features, widths[name], stride, self.projection, conv, norm, name=name
+        )(x)
     x = x.mean((1, 2))
     x = nn.Dense(
       self.num_classes,
@@ -131,6 +141,16 @@ class ResNet(nn.Module):
       name='linear',
     )(x)
     return x.astype(jnp.float32)
+
+  def _widths(self) -> dict[str, int]:
+    sizes = groups.sizes(self)
+    for name, width in self.widths.items():
+      if not 1 <= width <= sizes.get(name, 0):
+        raise ValueError(
+          f"`widths` has {width} channels for '{name}', but the groups of this "
+          f'network have at most {sizes}.'
+        )
+    return sizes | dict(self.widths)
 
   def _bias_init(self, fan_in: int) -> nn.initializers.Initializer:
     if self.initializer != 'torch':

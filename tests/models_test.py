@@ -113,6 +113,7 @@ class ForwardTest(parameterized.TestCase):
   def test_option_a_drops_pixels_and_pads_channels(self):
     block = models.Block(
       features=4,
+      hidden=4,
       stride=2,
       projection=False,
       conv=functools.partial(nn.Conv, use_bias=False),
