@@ -72,7 +72,7 @@ _BN_IMAGES = flags.DEFINE_integer(
   'pruned; 0 leaves it.',
 )
 _INITIALIZER = flags.DEFINE_string(
-  'initializer', Config.initializer, 'he, lecun or torch.'
+  'initializer', Config.initializer, 'he, lecun, signed or torch.'
 )
 _INIT_FROM = flags.DEFINE_string(
   'init_from',

@@ -126,6 +126,11 @@ METHODS: dict[str, Entry] = {
     'Zhou et al., arXiv:2105.01571',
     afterwards.probmask,
   ),
+  'probmask-supermask': Entry(
+    'ProbMask of weights that stay as they were drawn.',
+    'Zhou et al., arXiv:2105.01571',
+    functools.partial(afterwards.probmask, train_weights=False, retrain=0.0),
+  ),
   'imp': Entry(
     'Trained, then pruned by magnitude and retrained, in phases.',
     'Han et al., arXiv:1506.02626; LLR: Zimmer et al., arXiv:2111.00843',

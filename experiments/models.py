@@ -13,7 +13,7 @@ References:
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -23,12 +23,33 @@ from flax.core import FrozenDict
 
 from experiments import config, groups
 
+
+def signed(
+  key: jax.Array, shape: Sequence[int], dtype: jax.typing.DTypeLike
+) -> jax.Array:
+  """Draws signs, and gives all weights of a kernel one size: sqrt(2 / fan_in).
+
+  For supermasks, where no weight is to matter for its size.
+
+  References:
+    Ramanujan et al., What's hidden in a randomly weighted neural network?,
+    2020, arXiv:1911.13299.
+
+  Example:
+    >>> abs(signed(jax.random.key(0), (8, 1), jnp.float32))[0]
+    Array([0.5], dtype=float32)
+  """
+  fan_in = math.prod(shape[:-1])
+  return jax.random.rademacher(key, shape, dtype) * math.sqrt(2 / fan_in)
+
+
 # 'torch' is the default of PyTorch's layers, uniform within 1 / sqrt(fan_in);
 # 'lecun' is Flax's own; 'he' is not truncated, unlike JAX's `he_normal`.
 INITIALIZERS = {
   'torch': nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform'),
   'lecun': nn.initializers.lecun_normal(),
   'he': nn.initializers.variance_scaling(2.0, 'fan_in', 'normal'),
+  'signed': signed,
 }
 
 

@@ -215,6 +215,7 @@ class InitTest(parameterized.TestCase):
     ('torch', 'torch', 1 / 3, (1.70, 1.7321)),
     ('lecun', 'lecun', 1, (2.20, 2.2737)),
     ('he', 'he', 2, (3.50, 6.0)),
+    ('signed', 'signed', 2, (0.999999, 1.000001)),
   )
   def test_kernels(self, initializer, scale, largest):
     stem = models.ResNet((), 512, False, 100, initializer=initializer)
@@ -225,6 +226,13 @@ class InitTest(parameterized.TestCase):
       self.assertAlmostEqual(kernel.mean(), 0, delta=tolerance)
       self.assertAlmostEqual(kernel.std(), 1, delta=tolerance)
       self.assertBetween(abs(kernel).max(), *largest)
+
+  def test_signed_kernels_have_one_size_and_both_signs(self):
+    # A 3x3 kernel of 2 channels: fan-in 18.
+    kernel = models.signed(jax.random.key(0), (3, 3, 2, 500), jnp.float32)
+    self.assertEqual(set(np.unique(abs(kernel))), {np.float32(1 / 3)})
+    # Of 9,000 signs, 5 deviations of 47 from half.
+    self.assertBetween(int((kernel > 0).sum()), 4_263, 4_737)
 
   def test_biases(self):
     stem = models.ResNet((), 16, False, 1000)
@@ -247,8 +255,8 @@ class CreateTest(parameterized.TestCase):
     (
       'initializer',
       {'name': 'resnet20', 'num_classes': 10, 'initializer': 'pytorch'},
-      "`initializer` must be one of torch, lecun, he, got 'pytorch'. The "
-      "nearest is 'torch'.",
+      "`initializer` must be one of torch, lecun, he, signed, got 'pytorch'. "
+      "The nearest is 'torch'.",
     ),
     (
       'num_classes',
