@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 import ong_jax
-from ong_jax.selection import name_of, select
+from ong_jax.selection import is_kernel, name_of, select
 
 
 class Drop(NamedTuple):
@@ -154,7 +154,7 @@ def measure(params: Any, mask: Any, macs: Mapping[str, int]) -> dict[str, Any]:
   few = describe(params, mask, macs)
   return {
     'kept': summary.kept,
-    'mask_kept': sum(int(np.sum(m)) for m in jax.tree.leaves(mask)),
+    'mask_kept': sum(int(np.sum(m)) for m in jax.tree.leaves(_covered(mask))),
     'prunable': summary.prunable,
     'sparsity': summary.sparsity,
     'sparsity_all': (summary.prunable - summary.kept) / num_params,
@@ -180,9 +180,18 @@ def measure(params: Any, mask: Any, macs: Mapping[str, int]) -> dict[str, Any]:
   }
 
 
+def _covered(mask: Any) -> Any:
+  """The mask of kernels: that of channels has BatchNorm's parameters, too."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, m: m if is_kernel(path, m) else None, mask
+  )
+
+
 def _nonzero(params: Any, mask: Any) -> Any:
   return jax.tree.map(
-    lambda x, m: None if m is None else np.asarray(x) != 0, params, mask
+    lambda x, m: None if m is None else np.asarray(x) != 0,
+    params,
+    _covered(mask),
   )
 
 
