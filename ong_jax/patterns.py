@@ -5,6 +5,7 @@ A pattern says that once, for pruning at the outset and for methods that move
 their mask as they train.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -12,8 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ong_jax import allocation, masks, ranking, schedules
-from ong_jax.types import Allocation, Mask, Params, Scores
+from ong_jax import allocation, channels, knapsack, masks, ranking, schedules
+from ong_jax.costs import Costs, check_capacity
+from ong_jax.types import Allocation, Mask, Params, Score, Scores
 
 
 class Pattern(NamedTuple):
@@ -150,3 +152,69 @@ def _after_cuts(
     lambda n: jnp.array([n - int(cut * n) for cut in cuts], jnp.int32), counts
   )
   return schedules.counts_at(table, row)
+
+
+def whole_channels(names: Any, costs: Costs, capacity: int) -> Pattern:
+  """Makes the pattern of whole channels, under a budget of what they cost.
+
+  Scores are a dict from the name of a group to [channels], as
+  `taylor.channels` and `per_channel` make them. A channel that is pruned
+  is gone from all that it touches: the kernels that write it, BatchNorm's scale
+  and bias, the kernels that read it. The choice is `knapsack.choose`'s: whole
+  blocks, the best first, at the highest sum of scores.
+
+  Args:
+    names: tree like the params, a `PartitionSpec` for each leaf; see
+      `ong_jax.channels`.
+    costs: of layers at each number of channels, measured or counted.
+    capacity: the budget, in units of the costs. Of a cut, rounded down.
+
+  References:
+    Shen et al., Structural pruning via latency-saliency knapsack, 2022,
+    arXiv:2210.06659.
+  """
+
+  def choose(scores, cuts=(0.0,), row=0):
+    budgets = [capacity - math.ceil(cut * capacity) for cut in cuts]
+    check_capacity(costs, min(budgets))
+    budget = jnp.array(budgets, jnp.int32)[row]
+    return knapsack.choose(scores, costs, budget)
+
+  return Pattern(
+    choose,
+    functools.partial(channels.expand, names),
+    functools.partial(channels.collapse, names),
+  )
+
+
+def per_channel(names: Any, score: Score) -> Score:
+  """Makes a score of channels from one of weights.
+
+  That of a channel is the sum over all weights that write it: of the kernels of
+  its group, along their last axis. Magnitude becomes the sum of |w|.
+
+  Args:
+    names: tree like the params, a `PartitionSpec` for each leaf.
+    score: `weights -> scores`.
+
+  Returns:
+    A function of weights to a dict of arrays [channels], by group.
+
+  Example:
+    >>> from ong_jax import scores
+    >>> names = {'kernel': jax.sharding.PartitionSpec(None, 'a')}
+    >>> kernel = jnp.array([[1.0, -2.0], [3.0, 0.0]])
+    >>> per_channel(names, scores.magnitude)({'kernel': kernel})
+    {'a': Array([4., 2.], dtype=float32)}
+  """
+
+  def score_channels(weights):
+    ranked, found = score(weights), {}
+    specs = jax.tree.map(lambda s, spec: spec, ranked, names)
+    for s, spec in zip(jax.tree.leaves(ranked), jax.tree.leaves(specs)):
+      if spec[-1] is not None:
+        total = s.reshape(-1, s.shape[-1]).sum(0)
+        found[spec[-1]] = found.get(spec[-1], 0) + total
+    return found
+
+  return score_channels
