@@ -96,6 +96,11 @@ METHODS: dict[str, Entry] = {
   'iee-nm': Entry(
     'IEE that keeps N of every M weights.', _IEE, exploring.iee_nm
   ),
+  'iee-channels': Entry(
+    'IEE of whole channels, by weights, operations or latency.',
+    _IEE,
+    exploring.iee_channels,
+  ),
   'gsm': Entry(
     'Gradients only where they matter most; pruned in the end.',
     'Ding et al., arXiv:1909.12778',

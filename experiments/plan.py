@@ -7,6 +7,7 @@ import ong_jax
 from experiments.config import Config, check_choice
 from experiments.learning_rates import RETRAINING, Rate, training
 from ong_jax import SparseMethod, allocation
+from ong_jax.costs import Costs
 from ong_jax.types import Mask, Params, Pruner
 
 ALLOCATIONS = {
@@ -38,6 +39,8 @@ class Run(NamedTuple):
   steps_per_epoch: int
   # (params, num_batches) -> gradients of the loss, one batch after the other.
   gradients: Callable[[Params, int], Iterator[Params]] | None = None
+  names: Any = None  # Of the groups of channels: see `ong_jax.channels`.
+  costs: Callable[[str], Costs] | None = None  # By 'weights', 'macs', ...
 
   @property
   def steps(self) -> int:

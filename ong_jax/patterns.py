@@ -202,15 +202,19 @@ def per_channel(names: Any, score: Score) -> Score:
 
   Example:
     >>> from ong_jax import scores
-    >>> names = {'kernel': jax.sharding.PartitionSpec(None, 'a')}
+    >>> P = jax.sharding.PartitionSpec
+    >>> names = {'kernel': P(None, 'a'), 'bias': P('a')}
     >>> kernel = jnp.array([[1.0, -2.0], [3.0, 0.0]])
-    >>> per_channel(names, scores.magnitude)({'kernel': kernel})
+    >>> score = per_channel(names, scores.magnitude)
+    >>> score({'kernel': kernel, 'bias': None})
     {'a': Array([4., 2.], dtype=float32)}
   """
 
   def score_channels(weights):
     ranked, found = score(weights), {}
-    specs = jax.tree.map(lambda s, spec: spec, ranked, names)
+    specs = jax.tree.map(
+      lambda spec, s: None if s is None else spec, names, ranked
+    )
     for s, spec in zip(jax.tree.leaves(ranked), jax.tree.leaves(specs)):
       if spec[-1] is not None:
         total = s.reshape(-1, s.shape[-1]).sum(0)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl.testing import absltest, parameterized
+from jax.sharding import PartitionSpec as P
 from toy_problem import (
   DECAY,
   INNER,
@@ -16,11 +17,12 @@ from toy_problem import (
   flat,
   flat_steps,
   loss,
+  normal,
   train,
 )
 
 import ong_jax
-from ong_jax import allocation, patterns, scores, taylor
+from ong_jax import allocation, channels, costs, patterns, scores, taylor
 
 _ESTIMATE, _IMPROVE, _EXPLORE = 3, 2, 4
 _LENGTH = _ESTIMATE + _IMPROVE + _EXPLORE
@@ -59,6 +61,10 @@ def _lowest(values, among, num):
   ids = np.flatnonzero(among)
   order = np.lexsort((-ids, values[ids]))
   return ids[order[:num]]
+
+
+def _explores(step):
+  return _phase(step)[1] == 'explore'
 
 
 def _phase(step):
@@ -251,6 +257,73 @@ class IeeTest(parameterized.TestCase):
       np.testing.assert_array_equal(groups[step], 1)
     self.assertLess(groups[_ESTIMATE - 1].sum(), 12)
     self.assertTrue((kernels[_LENGTH - 1] != kernels[19]).any())
+
+  def test_whole_channels_come_and_go_within_their_budget(self):
+    names = {
+      'first': {'kernel': P(None, 'a')},
+      'norm': {'bias': P('a'), 'scale': P('a')},
+      'second': {'kernel': P('a', 'b')},
+      'third': {'kernel': P('b', None)},
+    }
+    shapes = {
+      'first': {'kernel': (5, 8)},
+      'norm': {'bias': (8,), 'scale': (8,)},
+      'second': {'kernel': (8, 6)},
+      'third': {'kernel': (6, 3)},
+    }
+    params = jax.tree.map(lambda spec, s: normal(len(s), *s), names, shapes)
+    table = costs.weights_cost(names, params, {'a': 2, 'b': 2})
+    pattern = patterns.whole_channels(names, table, capacity=60)
+
+    def run(params, xs):
+      x = xs @ params['first']['kernel']
+      x = jnp.tanh(x * params['norm']['scale'] + params['norm']['bias'])
+      x = jnp.tanh(x @ params['second']['kernel'])
+      return x @ params['third']['kernel']
+
+    xs = normal(1, 32, 5)
+    ys = xs[:, :3] * xs[:, 2:]
+    everything = jax.tree.map(lambda p: jnp.ones(p.shape, bool), params)
+    method = _method(
+      first=everything, pattern=pattern, observe=taylor.channels(names)
+    )
+    tx = method.transform(optax.sgd(0.05, 0.9))
+
+    @jax.jit
+    def step(params, opt_state):
+      def squares(params):
+        network = method.effective(params, opt_state, jax.random.key(0))
+        return jnp.mean((run(network, xs) - ys) ** 2)
+
+      updates, opt_state = tx.update(
+        jax.grad(squares)(params), opt_state, params
+      )
+      return optax.apply_updates(params, updates), opt_state
+
+    opt_state, seen = tx.init(params), []
+    for i in range(2 * _LENGTH + 2):
+      old, old_mask = params, ong_jax.mask_of(opt_state)
+      params, opt_state = step(params, opt_state)
+      mask = ong_jax.mask_of(opt_state)
+      kept = channels.collapse(names, mask)
+      chex.assert_trees_all_equal(mask, channels.expand(names, kept, params))
+      left = {group: int(k.sum()) // 2 for group, k in kept.items()}
+      seen.append((int(costs.total(table, left)), left))
+      frozen = jax.tree.map(lambda m, i=i: m == _explores(i), old_mask)
+      chex.assert_trees_all_equal(
+        ong_jax.apply_mask(params, frozen), ong_jax.apply_mask(old, frozen)
+      )
+    self.assertEqual(seen[0][0], 40 + 48 + 18)
+    for i, (cost, _) in enumerate(seen[_ESTIMATE - 1 :], _ESTIMATE):
+      share = _FRACTIONS[i // _LENGTH] if i < 2 * _LENGTH else 0
+      grown = i % _LENGTH == 0 or i % _LENGTH < _ESTIMATE
+      self.assertLessEqual(cost, 60 * (1 if grown else 1 - share))
+    self.assertGreater(seen[_LENGTH - 1][0], seen[_ESTIMATE - 1][0])
+    final, mask = method.finish(params, opt_state)
+    kept = channels.collapse(names, mask)
+    np.testing.assert_allclose(
+      run(channels.shrink(final, names, kept), xs), run(final, xs), atol=1e-5
+    )
 
   def test_wrappers_may_go_around_it(self):
     tx = optax.inject_hyperparams(

@@ -1,6 +1,8 @@
 """Exploitation and exploration (IEE), as segments."""
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -11,12 +13,14 @@ from experiments.learning_rates import training
 from experiments.plan import Run, Segment
 from experiments.recipes.once import NMF_KEY, SALIENCIES
 from ong_jax import SparseMethod, patterns, schedules, scores, selection, taylor
+from ong_jax.costs import num_blocks, total
 from ong_jax.patterns import Pattern
 from ong_jax.types import Mask, Params, Score
 
 _BATCHES = 10  # Whose gradients are looked at for the first mask.
 _FLOOR = 0.1  # Of a leaf's even share: no leaf is emptied by one ranking.
 _LAST = 0.01  # What is moved in the last cycle, of what is moved in the first.
+COSTS = ('weights', 'macs', 'latency')
 CRITERIA = ('magnitude', 'taylor', *SALIENCIES)
 
 
@@ -107,6 +111,44 @@ def iee_nm(
   )
 
 
+def iee_channels(
+  run: Run,
+  *,
+  cost: str = 'weights',
+  criterion: str = 'taylor',
+  first: str = _first,
+  interval: int = _stage,
+  fraction: float = 0.3,
+  until: float = 0.75,
+  retraining: str = 'llr',
+) -> list[Segment]:
+  """The same with whole channels, under a budget of what they cost.
+
+  Args:
+    run: that is planned. Its sparsity is the fraction of the dense network's
+      cost that is removed at least.
+    cost: of which: `weights`, `macs`, or the `latency` on this machine.
+    criterion: `magnitude`, `taylor`, or a saliency of ONG; that of a channel is
+      of BatchNorm's scale and bias, or the sum of its weights'.
+    first, interval, fraction, until, retraining: as for `iee`.
+  """
+  check_choice('cost', cost, COSTS)
+  costs = run.costs(cost)
+  dense = int(total(costs, num_blocks(costs)))
+  capacity = dense - math.ceil(run.config.sparsity * dense)
+  pattern = patterns.whole_channels(run.names, costs, capacity)
+  return _segments(
+    run,
+    _first_mask(run, pattern, first, criterion, run.names),
+    pattern,
+    criterion,
+    _fractions(run, interval, fraction, until),
+    interval,
+    retraining,
+    run.names,
+  )
+
+
 def _fractions(
   run: Run, interval: int, fraction: float, until: float
 ) -> list[float]:
@@ -131,9 +173,10 @@ def _segments(
   fractions: list[float],
   interval: int,
   retraining: str,
+  names: Any = None,
 ) -> list[Segment]:
   """Starts with a first mask, and goes through the cycles."""
-  observe, score = _criterion(criterion)
+  observe, score = _criterion(criterion, names)
 
   def explored(mask: Mask | None) -> SparseMethod:
     return ong_jax.iee(
@@ -156,24 +199,35 @@ def _segments(
   ]
 
 
-def _criterion(name: str) -> tuple[taylor.Observe | None, Score]:
+def _criterion(name: str, names: Any) -> tuple[taylor.Observe | None, Score]:
   """What is observed, if anything, and the score of it or of the weights."""
   check_choice('criterion', name, CRITERIA)
   if name == 'taylor':
-    return taylor.weights(), scores.magnitude
+    observe = taylor.channels(names) if names else taylor.weights()
+    return observe, scores.magnitude
   if name == 'magnitude':
-    return None, scores.magnitude
-  return None, scores.ong(jax.random.key(NMF_KEY), saliency=SALIENCIES[name])
+    return None, _of_channels(names, scores.magnitude)
+  score = scores.ong(jax.random.key(NMF_KEY), saliency=SALIENCIES[name])
+  return None, _of_channels(names, score)
+
+
+def _of_channels(names: Any, score: Score) -> Score:
+  return patterns.per_channel(names, score) if names else score
 
 
 def _first_mask(
-  run: Run, pattern: Pattern, first: str, criterion: str
+  run: Run,
+  pattern: Pattern,
+  first: str,
+  criterion: str,
+  names: Any = None,
 ) -> Callable[[Params, Mask | None], Mask]:
   """Makes what prunes at the outset."""
   check_choice('first', first, ('random', 'criterion'))
-  observe, score = _criterion(criterion)
+  observe, score = _criterion(criterion, names)
   if first == 'random':
-    observe, score = None, scores.random(jax.random.key(run.config.seed))
+    draw = scores.random(jax.random.key(run.config.seed))
+    observe, score = None, _of_channels(names, draw)
 
   def prune(params, mask):
     del mask
