@@ -146,7 +146,7 @@ class RunDirectory:
   def forget_metrics_after(self, step: int) -> list[dict]:
     """Drops the lines that a resumed run will write again.
 
-    That of the final pruning is one of them, whatever its step.
+    Those of the final pruning are among them, whatever their step.
 
     Args:
       step: that the run goes on from; -1 if it begins.
@@ -161,8 +161,8 @@ class RunDirectory:
     for text in file.read_text().splitlines():
       try:
         line = json.loads(text)
-        final = line.get('pruning', {}).get('final', False)
-        if line['step'] <= step and not final:
+        record = line.get('pruning') or line.get('draws') or {}
+        if line['step'] <= step and not record.get('final', False):
           lines.append(line)
       except (ValueError, KeyError, TypeError):
         continue  # The half line of a killed process.

@@ -30,6 +30,9 @@ class Segment(NamedTuple):
   rewind: bool = False  # Whether to begin with those.
   latent: bool = False  # Whether what is pruned lives on, behind the mask.
   samples: int = 1  # A step, of what the method draws at random.
+  # Masks to draw at the end, of which the best on training images is kept; 0
+  # leaves the choice to the method.
+  draws: int = 0
 
 
 class Run(NamedTuple):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from experiments import handover, metrics, report, sharding, signals, train
 from experiments.checkpoints import RunDirectory
+from experiments.draws import end_segment
 from experiments.handover import Network, Setup
 from experiments.plan import Segment
 from experiments.session import (
@@ -17,6 +18,7 @@ from experiments.session import (
   save,
   steps_per_second,
   stop_if_asked,
+  write,
 )
 
 _CPU_STEPS = 4  # Between two looks at the clock; elsewhere it is an epoch.
@@ -73,9 +75,11 @@ def run_segments(
       if state is None:
         state = _start(setup, session, segments[i], starts[i], network)
       state = _train(setup, session, segments[i], state, starts[i])
-      if i + 1 == len(segments):
+      last = i + 1 == len(segments)
+      if last:
         save(session, state)
-      network, state = handover.end(segments[i], state), None
+      network = end_segment(setup, session, segments[i], state, last)
+      state = None
   return _conclude(setup, session, network, last_step, resumed_at)
 
 
@@ -118,8 +122,7 @@ def _start(
   )
   if record:
     session.prunings.append(record)
-    if session.directory:
-      session.directory.log_metrics({'step': step, 'pruning': record})
+    write(session, {'step': step, 'pruning': record})
   save(session, state)
   stop_if_asked(session, step)
   return state
@@ -139,8 +142,7 @@ def _conclude(
       setup, step, network, network.params, accuracy
     )
     record['final'] = True  # Its line is written anew, should the run resume.
-    if session.directory:
-      session.directory.log_metrics({'step': step, 'pruning': record})
+    write(session, {'step': step, 'pruning': record})
     session.prunings.append(record)
     accuracy = record['accuracy_after']
   if accuracy is None:
@@ -239,8 +241,7 @@ def _report_epoch(
     'seconds': seconds,
   }
   session.accuracies[int(state.step)] = line['test_accuracy']
-  if session.directory:
-    session.directory.log_metrics(line)
+  write(session, line)
   report.log(
     f'epoch {line["epoch"]:.4g}: loss {loss:.4f}, train '
     f'{line["train_accuracy"]:.2%}, test {line["test_accuracy"]:.2%}, '

@@ -40,6 +40,12 @@ def save(session: Session, state: train.TrainState) -> None:
     session.directory.save(int(state.step), state)
 
 
+def write(session: Session, line: dict[str, Any]) -> None:
+  """Appends a line to `metrics.jsonl`, if there is a directory."""
+  if session.directory:
+    session.directory.log_metrics(line)
+
+
 def stop_if_asked(session: Session, step: int) -> None:
   """Ends the run after a save, if a signal came."""
   if not session.stop:

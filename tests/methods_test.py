@@ -90,6 +90,28 @@ class MethodsTest(parameterized.TestCase):
     segments = _segments(name, epochs=5, dense_epochs=dense_epochs)
     self.assertEqual([segment.steps for segment in segments], expected)
 
+  @parameterized.named_parameters(
+    ('as_long_as_in_the_paper', 1470, 40, 6e-3),  # 58,800 steps.
+    ('half_as_long', 735, 40, 12e-3),
+    ('longer', 2940, 40, 6e-3),
+    ('of_a_few_intervals', 8, 1, 0.1),
+    ('not_at_all', 0, 1, 0.1),
+  )
+  def test_probmask_is_scaled_to_the_run(self, epochs, interval, rate):
+    recipe = METHODS['probmask'].recipe
+    run = Run(Config(method='probmask', epochs=epochs), steps_per_epoch=40)
+    given = options.complete(recipe, {}, run)
+    self.assertEqual(given['interval'], interval)
+    self.assertAlmostEqual(given['rate'], rate)
+
+  def test_probmask_draws_before_it_retrains(self):
+    segments = _segments('probmask', {'draws': 10}, epochs=5)
+    self.assertEqual(
+      [(s.draws, s.samples) for s in segments], [(10, 2), (0, 1)]
+    )
+    with self.assertRaisesRegex(ValueError, '`draws` must be at least 0'):
+      _segments('probmask', {'draws': -1}, epochs=5)
+
   def test_every_line_is_whole(self):
     for name, entry in METHODS.items():
       self.assertNotIn('\n', entry.summary, name)

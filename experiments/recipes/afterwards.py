@@ -116,15 +116,20 @@ def probmask(
   rate: float = _as_far,
   clip: float = 3.0,
   samples: int = 2,
+  draws: int = 0,
   train_weights: bool = True,
   retrain: float = 0.0625,
 ) -> list[Segment]:
   """Trains weights and probabilities, then the weights of the final mask.
 
-  As in the paper, the latter at a hundredth of the peak learning rate. With no
-  `train_weights`, what is found is a supermask of the weights as they are.
+  As in the paper, the latter at a hundredth of the peak learning rate. The mask
+  is the most probable one, of exact count; or the best of so many `draws`, in
+  the paper ten, whose count is random. With no `train_weights`, what is found
+  is a supermask of the weights as they are.
   """
   schedules.check_steps(samples=samples)
+  if draws < 0:
+    raise ValueError(f'`draws` must be at least 0, got {draws}.')
   plan.check_fraction('retrain', retrain)
   rest = round(retrain * run.steps)
   method = ong_jax.probmask(
@@ -138,4 +143,4 @@ def probmask(
   *before, segment = plan.throughout(run, method, run.steps - rest)
   low = Rate(lambda step: 0.01)
   last = [Segment(rest, ong_jax.static, low)] if rest else []
-  return [*before, segment._replace(samples=samples), *last]
+  return [*before, segment._replace(samples=samples, draws=draws), *last]
