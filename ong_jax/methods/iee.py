@@ -67,8 +67,8 @@ def iee(
     first: the mask to begin with, or the pruner that makes it. If its counts
       are not those of the pattern, they become it in the first cycle.
     pattern: the budget, and what competes for it: `patterns.unstructured`,
-      `n_of_m`, `channels`. With the allocation `pooled`, densities of layers
-      drift.
+      `n_of_m`, `whole_channels`. With the allocation `pooled`, densities of
+      layers drift.
     fractions: of the budget that is pruned and grown in each cycle, in [0, 1);
       their number is that of the cycles. See `schedules.exponential_decay`.
     estimate, improve, explore: steps of stages 1, 3 and 4.
