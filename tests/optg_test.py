@@ -109,6 +109,60 @@ class GradientTest(parameterized.TestCase):
       rtol=1e-5,
     )
 
+  def test_of_two_linear_layers_by_hand(self):
+    method = _method()
+    params = {'a': {'kernel': _PARAMS['a']['kernel']}, 'b': _PARAMS['b']}
+    trainable = method.init(params)
+    state = method.transform(_INNER).init(trainable)
+    mask = jax.tree.map(lambda w: w > 0, params)
+    state = state._replace(mask=mask)
+    x = jax.random.normal(jax.random.key(3), (7, 6))
+
+    def loss(trainable):
+      effective = method.effective(trainable, state)
+      return jnp.sum(x @ effective['a']['kernel'] @ effective['b']['kernel'])
+
+    found = jax.grad(loss)(trainable)
+    (u, v), (m, n) = (
+      [np.asarray(tree[layer]['kernel']) for layer in ('a', 'b')]
+      for tree in (params, mask)
+    )
+    ones = np.ones((7, 4))
+    of_u, of_v = x.T @ ones @ (v * n).T, (x @ (u * m)).T @ ones
+    for layer, g, w, keep in (('a', of_u, u, m), ('b', of_v, v, n)):
+      np.testing.assert_allclose(
+        found.params[layer]['kernel'], g * keep, rtol=1e-5, atol=1e-6
+      )
+      np.testing.assert_allclose(
+        found.extra[layer]['kernel'], g * w, rtol=1e-5, atol=1e-6
+      )
+
+  def test_says_what_switching_a_weight_would_cost(self):
+    # Of a quadratic loss, up to the term of second order, which is known.
+    w = jnp.array([[2.0, -1.0, 0.5, 3.0]])
+    target = jnp.array([[1.0, 1.0, -1.0, 0.5]])
+    mask = jnp.array([[True, True, False, False]])
+    method = _method(sparsity=0.5)
+    trainable = method.init({'kernel': w})
+    state = method.transform(_INNER).init(trainable)
+
+    def loss(mask):
+      return 0.5 * jnp.sum((jnp.where(mask, w, 0) - target) ** 2)
+
+    def of_trainable(trainable):
+      effective = method.effective(
+        trainable, state._replace(mask={'kernel': mask})
+      )
+      return 0.5 * jnp.sum((effective['kernel'] - target) ** 2)
+
+    scores = jax.grad(of_trainable)(trainable).extra['kernel']
+    for i in range(4):
+      change = loss(mask.at[0, i].set(~mask[0, i])) - loss(mask)
+      sign = -1 if mask[0, i] else 1
+      np.testing.assert_allclose(
+        change - w[0, i] ** 2 / 2, sign * scores[0, i], rtol=1e-5
+      )
+
 
 class UpdateTest(parameterized.TestCase):
   def test_scores_sum_the_gated_momentum_without_decay(self):
@@ -123,6 +177,31 @@ class UpdateTest(parameterized.TestCase):
         jax.tree.map(lambda g: g * factor, _score_grads()),  # noqa: B023
         rtol=1e-4,
       )
+
+  def test_the_rate_of_scores_is_that_of_weights_times_the_gate(self):
+    method = ong_jax.optg(sparsity=0.5, interval=1, num_intervals=100)
+    rate = optax.cosine_decay_schedule(0.1, 100)
+    trainable = method.init({'kernel': jnp.ones((2, 1))})
+    tx = method.transform(optax.sgd(rate))
+    update, state, rates = jax.jit(tx.update), tx.init(trainable), []
+    ones = jax.tree.map(jnp.ones_like, trainable)
+    for _ in range(100):
+      updates, state = update(ones, state, trainable)
+      rates.append(-float(updates.extra['kernel'][0, 0]))
+      weights = -float(updates.params['kernel'][0, 0])
+      self.assertAlmostEqual(
+        rates[-1], weights * gate(100, 1.0)[len(rates) - 1], places=6
+      )
+    for e, value in {
+      45: 3.87e-4,
+      48: 6.334e-3,
+      50: 0.025,
+      52: 0.041275,
+      55: 0.041896,
+      75: 0.014645,
+    }.items():
+      np.testing.assert_allclose(rates[e], value, rtol=1e-3)
+    self.assertEqual(np.argmax(rates), 53)
 
   def test_weights_follow_the_inner_optimizer(self):
     pairs = _steps(_method(), 4, _score_grads())
@@ -150,6 +229,74 @@ class UpdateTest(parameterized.TestCase):
     scores, kept = (np.concatenate(x) for x in zip(*pairs))
     self.assertEqual(kept.sum(), 10)
     self.assertGreaterEqual(scores[kept].min(), scores[~kept].max())
+
+  def test_the_scale_and_the_origin_of_scores_do_not_matter(self):
+    masks = []
+    for factor, shift in ((1, 0), (0.5, 0), (1, 8)):
+      scores = jax.tree.map(  # Exact in any case.
+        lambda g: factor * (jnp.round(g * 1024) - shift),  # noqa: B023
+        _score_grads(),
+      )
+      masks.append(ong_jax.mask_of(_steps(_method(), 12, scores)[-1][1]))
+    chex.assert_trees_all_equal(*masks[:2])
+    chex.assert_trees_all_equal(masks[0], masks[2])
+
+  def test_what_is_pruned_rests_without_momentum_and_decay(self):
+    method = _method(beta=2.0)
+    trainable, state = _steps(method, 9, _score_grads())[-1]
+    mask = ong_jax.mask_of(state)
+    tx = method.transform(optax.sgd(0.1))
+    state = tx.init(trainable)._replace(mask=mask, count=state.count)
+
+    @jax.jit
+    def step(trainable, state):
+      def loss(trainable):
+        effective = method.effective(trainable, state)
+        return sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(effective))
+
+      updates, state = tx.update(jax.grad(loss)(trainable), state, trainable)
+      return optax.apply_updates(trainable, updates), state
+
+    rested, state = step(*step(trainable, state))
+    for old, new, m in zip(
+      *(
+        jax.tree.leaves(ong_jax.selection.select(t.params))
+        for t in (trainable, rested)
+      ),
+      jax.tree.leaves(mask),
+    ):
+      np.testing.assert_array_equal(old == new, ~m)
+
+  def test_finds_a_supermask(self):
+    # The target is made by a fifth of the very weights that are drawn.
+    weights = jax.random.normal(jax.random.key(7), (50, 4))
+    goal = jax.random.uniform(jax.random.key(8), (50, 4)) < 0.2
+    x = jax.random.normal(jax.random.key(9), (256, 50))
+    y = x @ jnp.where(goal, weights, 0)
+    method = _method(interval=10, num_intervals=20, train_weights=False)
+    trainable = method.init({'kernel': weights})
+    tx = method.transform(_INNER)
+
+    def loss(params):
+      return jnp.mean((x @ params['kernel'] - y) ** 2)
+
+    @jax.jit
+    def step(trainable, state):
+      grads = jax.grad(lambda t: loss(method.effective(t, state)))
+      updates, state = tx.update(grads(trainable), state, trainable)
+      return optax.apply_updates(trainable, updates), state
+
+    state = tx.init(trainable)
+    for _ in range(200):
+      trainable, state = step(trainable, state)
+    found, mask = method.finish(trainable, state)
+    np.testing.assert_array_equal(trainable.params['kernel'], weights)
+    self.assertEqual(int(mask['kernel'].sum()), 40)
+    by_chance = ong_jax.random(jax.random.key(0), sparsity=0.8)
+    before = ong_jax.apply_mask(
+      {'kernel': weights}, by_chance(trainable.params)
+    )
+    self.assertLess(loss(found), 0.1 * loss(before))
 
   def test_equal_scores_do_not_change_the_count(self):
     zeros = jax.tree.map(jnp.zeros_like, _score_grads())

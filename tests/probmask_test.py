@@ -90,6 +90,17 @@ class ProjectTest(parameterized.TestCase):
     np.testing.assert_allclose(project(flat, 100), flat, atol=1e-6)
     self.assertTrue((np.diff(np.asarray(flat)[np.argsort(z)]) >= 0).all())
 
+  def test_its_laws(self):
+    rng = np.random.default_rng(2)
+    jitted = jax.jit(lambda z: project(z, 20.0))
+    z, y = (rng.normal(0.6, 0.5, size=100).astype('float32') for _ in range(2))
+    of_z, of_y = np.asarray(jitted(z)), np.asarray(jitted(y))
+    self.assertBetween(of_z.min(), 0, of_z.max())
+    self.assertLessEqual(of_z.max(), 1)
+    self.assertLess(np.linalg.norm(of_z - of_y), np.linalg.norm(z - y))
+    order = rng.permutation(100)
+    np.testing.assert_allclose(jitted(z[order]), of_z[order], atol=1e-6)
+
   def test_within_the_budget_only_the_box_counts(self):
     z = jnp.array([0.2, 1.5, -0.5])
     np.testing.assert_allclose(project(z, 3), [0.2, 1.0, 0.0], rtol=1e-6)
@@ -104,6 +115,26 @@ class ConcreteTest(parameterized.TestCase):
     self.assertAlmostEqual(float((soft > 0.5).mean()), 0.3, delta=0.015)
     if inverse == 1000:
       self.assertLess(float(((soft > 0.01) & (soft < 0.99)).mean()), 0.01)
+
+  @parameterized.parameters((0.5, 1.0), (0.3, 0.5))
+  def test_its_noise_is_logistic(self, p, inverse):
+    probabilities = {'kernel': jnp.full(4_000, p)}
+    soft = concrete(jax.random.key(1), probabilities, inverse)['kernel']
+    soft = np.asarray(soft, np.float64)
+    noise = np.log(soft / (1 - soft)) / inverse - np.log(p / (1 - p))
+    uniform = np.sort(1 / (1 + np.exp(-noise)))
+    distance = abs(uniform - (np.arange(4_000) + 0.5) / 4_000).max()
+    # Kolmogorov and Smirnov: one draw in a thousand is farther.
+    self.assertLess(distance, 1.95 / np.sqrt(4_000))
+
+  def test_hardens_to_the_mask_of_the_same_noise(self):
+    probabilities = {'kernel': jnp.linspace(0.01, 0.99, 1_000)}
+    soft, hard = (
+      concrete(jax.random.key(0), probabilities, inverse)['kernel']
+      for inverse in (1.0, 1e4)
+    )
+    off = abs(hard - (soft > 0.5))
+    self.assertLess(float((off > 1e-3).mean()), 0.005)
 
   def test_layers_do_not_share_noise(self):
     probabilities = {'a': jnp.full(100, 0.5), 'b': jnp.full(100, 0.5)}
@@ -148,6 +179,48 @@ class ScheduleTest(parameterized.TestCase):
     known = {0: 1.0, 75: 1.3201, 150: 1.9417, 225: 3.6697, 299: 30.0903}
     for e, value in known.items():
       self.assertAlmostEqual(found[e], value, places=4)
+    self.assertTrue((np.diff(found) > 0).all())
+
+
+class EffectiveTest(absltest.TestCase):
+  def test_gradients_of_weights_and_probabilities(self):
+    method = _method()
+    trainable = method.init(_PARAMS)
+    probabilities = jax.tree.map(
+      lambda p: jax.random.uniform(jax.random.key(5), p.shape) * 0.6 + 0.2,
+      trainable.extra,
+    )
+    trainable = trainable._replace(extra=probabilities)
+    state = method.transform(optax.sgd(0.1)).init(trainable)
+    key = jax.random.key(6)
+
+    def loss(params):
+      return sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(params))
+
+    @jax.jit
+    def compute(trainable):
+      return (
+        jax.grad(lambda t: loss(method.effective(t, state, key)))(trainable),
+        jax.grad(loss)(method.effective(trainable, state, key)),
+        concrete(key, trainable.extra, 1.0),  # T of the first interval.
+      )
+
+    found, outer, soft = compute(trainable)
+    for layer in ('a', 'b'):
+      w, g, m, p = (
+        np.asarray(tree[layer]['kernel'], np.float64)
+        for tree in (_PARAMS, outer, soft, probabilities)
+      )
+      np.testing.assert_allclose(
+        found.params[layer]['kernel'], g * m, rtol=1e-4, atol=1e-6
+      )
+      np.testing.assert_allclose(
+        found.extra[layer]['kernel'],
+        g * w * m * (1 - m) / (p * (1 - p)),
+        rtol=1e-3,
+        atol=1e-5,
+      )
+    np.testing.assert_allclose(found.params['a']['bias'], outer['a']['bias'])
 
 
 class UpdateTest(parameterized.TestCase):
@@ -167,6 +240,38 @@ class UpdateTest(parameterized.TestCase):
     mask = method.finish(trainable, state)[1]
     self.assertEqual(sum(int(m.sum()) for m in jax.tree.leaves(mask)), 20)
 
+  def test_without_gradients_only_the_projection_moves(self):
+    method = _method()
+    trainable = method.init(_PARAMS)
+    tx = method.transform(optax.sgd(0.01))
+    update, state = jax.jit(tx.update), tx.init(trainable)
+    for t in range(20):
+      before = trainable.extra
+      updates, state = update(_grads(trainable, 0.0), state, trainable)
+      trainable = optax.apply_updates(trainable, updates)
+      kept = 1 - budgets(0.8, 10, (0.16, 0.6))[t // 2]
+      chex.assert_trees_all_close(
+        trainable.extra, project(before, round(100 * kept)), atol=1e-6
+      )
+    # From one for all, the budget is shared alike.
+    np.testing.assert_allclose(trainable.extra['b']['kernel'], 0.2, rtol=1e-5)
+
+  def test_equal_probabilities_end_in_the_exact_count(self):
+    _, mask = _method().finish(_method().init(_PARAMS), None)
+    self.assertEqual(sum(int(m.sum()) for m in jax.tree.leaves(mask)), 20)
+
+  def test_what_follows_trains_under_its_mask(self):
+    method = _method()
+    params, mask = method.finish(method.init(_PARAMS), None)
+    tx = ong_jax.static(mask).transform(optax.adamw(0.1))
+    state = tx.init(params)
+    for _ in range(2):
+      updates, state = tx.update(_grads(params), state, params)
+      params = optax.apply_updates(params, updates)
+    chex.assert_trees_all_equal(ong_jax.mask_of(state), mask)
+    weights = ong_jax.selection.select(params)
+    chex.assert_trees_all_equal(jax.tree.map(lambda w: w != 0, weights), mask)
+
   def test_clips_weights_and_probabilities_together(self):
     method = _method()
     trainable = method.init(_PARAMS)
@@ -182,16 +287,6 @@ class UpdateTest(parameterized.TestCase):
     np.testing.assert_allclose(
       optax.tree.norm(small.params), 3 * share, rtol=1e-5
     )
-
-  def test_a_supermask_leaves_the_weights_alone(self):
-    method = _method(train_weights=False)
-    trainable = method.init(_PARAMS)
-    tx = method.transform(optax.adamw(0.1))
-    updates, _ = tx.update(_grads(trainable), tx.init(trainable), trainable)
-    chex.assert_trees_all_equal(
-      updates.params, jax.tree.map(jnp.zeros_like, _PARAMS)
-    )
-    self.assertGreater(float(optax.tree.norm(updates.extra)), 0)
 
   def test_a_drawn_mask_has_the_expected_count(self):
     trainable = _method().init({'kernel': jnp.ones((100, 100))})
@@ -223,6 +318,38 @@ class UpdateTest(parameterized.TestCase):
       trainable, state = step(trainable, state, jax.random.key(i))
     probabilities = trainable.extra['kernel'][:, 0]
     self.assertGreater(probabilities[:5].min(), probabilities[5:].max())
+
+  def test_finds_a_supermask(self):
+    # The target is made by a fifth of the very weights that are drawn.
+    weights = jax.random.normal(jax.random.key(7), (50, 4))
+    goal = jax.random.uniform(jax.random.key(8), (50, 4)) < 0.2
+    x = jax.random.normal(jax.random.key(9), (256, 50))
+    y = x @ jnp.where(goal, weights, 0)
+    method = _method(
+      interval=15, num_intervals=20, rate=0.05, train_weights=False
+    )
+    trainable = method.init({'kernel': weights})
+    tx = method.transform(optax.adamw(0.1))
+
+    def loss(params):
+      return jnp.mean((x @ params['kernel'] - y) ** 2)
+
+    @jax.jit
+    def step(trainable, state, key):
+      grads = jax.grad(lambda t: loss(method.effective(t, state, key)))
+      updates, state = tx.update(grads(trainable), state, trainable)
+      return optax.apply_updates(trainable, updates), state
+
+    state = tx.init(trainable)
+    before, _ = method.finish(trainable, state, jax.random.key(0))
+    for i in range(300):
+      trainable, state = step(trainable, state, jax.random.key(i))
+    after, mask = method.finish(trainable, state)
+    np.testing.assert_array_equal(trainable.params['kernel'], weights)
+    np.testing.assert_array_equal(
+      after['kernel'], jnp.where(mask['kernel'], weights, 0)
+    )
+    self.assertLess(loss(after), 0.1 * loss(before))
 
   @parameterized.named_parameters(
     ('sparsity', {'sparsity': 1.0}, '`sparsity` must be'),

@@ -56,14 +56,20 @@ def optg(
   *,
   interval: int = plan.an_epoch,
   beta: float = 1.0,
+  train_weights: bool = True,
   allocate: str = 'pooled',
 ) -> list[Segment]:
-  """Trains weights and scores; the mask is held for an interval."""
+  """Trains weights and scores; the mask is held for an interval.
+
+  With no `train_weights`, what is found is a supermask of the weights as they
+  are.
+  """
   method = ong_jax.optg(
     sparsity=run.config.sparsity,
     interval=interval,
     num_intervals=_num_updates(run, interval) + 1,
     beta=beta,
+    train_weights=train_weights,
     allocate=plan.choose('allocate', allocate, plan.ALLOCATIONS),
   )
   return plan.throughout(run, method)

@@ -20,6 +20,7 @@ def optg(
   interval: int,
   num_intervals: int,
   beta: float = 1.0,
+  train_weights: bool = True,
   allocate: Allocation = allocation.pooled,
   prunable: Predicate = selection.is_kernel,
 ) -> SparseMethod:
@@ -38,6 +39,8 @@ def optg(
     num_intervals: E, at least 2. The last mask is held from there on.
     beta: how steeply the gate opens, above 0. At 1, as in the paper, nearly all
       of it takes ten intervals, and in runs of fewer the whole run.
+    train_weights: if not, nothing but the scores is trained: what is found is a
+      supermask of the weights as they are.
     allocate: how the budget is split; by default one ranking over all leaves.
     prunable: `(path, leaf) -> bool`.
 
@@ -94,6 +97,9 @@ def optg(
       updates = updates._replace(
         extra=jax.tree.map(lambda u: opened * u, updates.extra)
       )
+      if not train_weights:
+        zeros = jax.tree.map(jnp.zeros_like, updates.params)
+        updates = updates._replace(params=zeros)
       ranked = optax.apply_updates(params.extra, updates.extra)
       table = schedules.tabulate(ranked, sparsities, allocate)
       count = state.count + 1
