@@ -1,3 +1,5 @@
+import time
+
 import jax
 import jax.numpy as jnp
 from absl.testing import parameterized
@@ -13,6 +15,11 @@ class TimingTest(parameterized.TestCase):
     calls = {name: lambda name=name: made.append(name) for name in 'ab'}
     self.assertEqual([*timing.time_in_turns(calls, 2)], ['a', 'b'])
     self.assertEqual(''.join(made), 'ababab')
+
+  def test_the_first_call_is_not_counted(self):
+    waits = [0.5, 0.0]
+    times = timing.time_in_turns({'a': lambda: time.sleep(waits.pop(0))}, 1)
+    self.assertLess(times['a'], 0.2e6)
 
   def test_networks(self):
     network = STEM, timing.fill(timing.shapes(STEM))
