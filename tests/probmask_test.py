@@ -245,32 +245,16 @@ class UpdateTest(parameterized.TestCase):
     trainable = method.init(_PARAMS)
     tx = method.transform(optax.sgd(0.01))
     update, state = jax.jit(tx.update), tx.init(trainable)
-    for t in range(20):
-      before = trainable.extra
+    for t in range(14):
       updates, state = update(_grads(trainable, 0.0), state, trainable)
       trainable = optax.apply_updates(trainable, updates)
-      kept = 1 - budgets(0.8, 10, (0.16, 0.6))[t // 2]
-      chex.assert_trees_all_close(
-        trainable.extra, project(before, round(100 * kept)), atol=1e-6
-      )
-    # From one for all, the budget is shared alike.
-    np.testing.assert_allclose(trainable.extra['b']['kernel'], 0.2, rtol=1e-5)
+      kept = round(100 * (1 - budgets(0.8, 10, (0.16, 0.6))[t // 2]))
+      for p in jax.tree.leaves(trainable.extra):  # From 1 for all, alike.
+        np.testing.assert_allclose(p, kept / 100, rtol=1e-5)
 
   def test_equal_probabilities_end_in_the_exact_count(self):
     _, mask = _method().finish(_method().init(_PARAMS), None)
     self.assertEqual(sum(int(m.sum()) for m in jax.tree.leaves(mask)), 20)
-
-  def test_what_follows_trains_under_its_mask(self):
-    method = _method()
-    params, mask = method.finish(method.init(_PARAMS), None)
-    tx = ong_jax.static(mask).transform(optax.adamw(0.1))
-    state = tx.init(params)
-    for _ in range(2):
-      updates, state = tx.update(_grads(params), state, params)
-      params = optax.apply_updates(params, updates)
-    chex.assert_trees_all_equal(ong_jax.mask_of(state), mask)
-    weights = ong_jax.selection.select(params)
-    chex.assert_trees_all_equal(jax.tree.map(lambda w: w != 0, weights), mask)
 
   def test_clips_weights_and_probabilities_together(self):
     method = _method()

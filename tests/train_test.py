@@ -1,4 +1,5 @@
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,6 +57,66 @@ def _train(
     state = loop(state, images, 1)
     states.append(jax.device_get(state))
   return states
+
+
+class Linear(nn.Module):
+  """One layer on a few pixels."""
+
+  num_classes: int = 10
+
+  @nn.compact
+  def __call__(self, x, train):
+    x = x[:, ::8, ::8].reshape(len(x), -1)
+    return nn.Dense(self.num_classes, name='linear')(x)
+
+
+class SamplesTest(absltest.TestCase):
+  def test_gradients_are_averaged_over_the_samples_of_a_step(self):
+    config = Config(**{**vars(_CONFIG), 'augment': False})
+    mesh = sharding.make_mesh(1, config.batch_size, jax.devices()[:1])
+    model, dataset = Linear(), data.load('synthetic')
+    images = inputs.Images(dataset.train_images, dataset.train_labels)
+    params = model.init(jax.random.key(0), images.images[:1] / 255.0, False)
+    params = params['params']
+    keys, tx = [], optax.sgd(1.0)
+
+    def step(effective, samples):
+      method = ong_jax.SparseMethod(effective=effective)
+      step = train.make_train_step(config, model, mesh, method, tx, samples)
+      state = train.TrainState(
+        step=jnp.int32(3),
+        trainable=params,
+        opt_state=tx.init(params),
+        stats={},
+        loss=jnp.float32(0),
+        correct=jnp.int32(0),
+      )
+      return step(state, images)  # Not compiled, so that keys can be seen.
+
+    def noisy(params, key):
+      return jax.tree.map(
+        lambda w: w * jax.random.uniform(key, w.shape), params
+      )
+
+    def seen(params, opt_state, key):
+      keys.append(key)
+      return noisy(params, key)
+
+    both = step(seen, 2)
+    self.assertLen(set(map(str, keys)), 2)
+    first, second = (
+      step(lambda params, opt_state, _, key=key: noisy(params, key), 1)
+      for key in list(keys)
+    )
+    chex.assert_trees_all_close(
+      both.trainable,
+      jax.tree.map(lambda x, y: (x + y) / 2, first.trainable, second.trainable),
+      rtol=1e-5,
+      atol=1e-7,
+    )
+    self.assertAlmostEqual(
+      float(both.loss), float(first.loss + second.loss) / 2, places=5
+    )
 
 
 class TrainStepTest(parameterized.TestCase):
