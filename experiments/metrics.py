@@ -87,7 +87,7 @@ def speedup(params: Any, macs: Mapping[str, int]) -> float | None:
 
   Args:
     params: of the network.
-    macs: of `models.macs`.
+    macs: of `operations.macs`.
 
   Example:
     >>> speedup({'kernel': np.array([[3.0, 0.0]])}, {'kernel': 10})
@@ -106,7 +106,7 @@ def describe(params: Any, mask: Any, macs: Mapping[str, int]) -> dict[str, Any]:
   Args:
     params: of the network.
     mask: tells which leaves are prunable; shapes suffice.
-    macs: of `models.macs`.
+    macs: of `operations.macs`.
 
   Returns:
     `sparsity`, `speedup`, `distance_to_origin` (the norm of all parameters),
@@ -134,7 +134,7 @@ def measure(params: Any, mask: Any, macs: Mapping[str, int]) -> dict[str, Any]:
   Args:
     params: of the final network.
     mask: tells which leaves are prunable.
-    macs: of `models.macs`.
+    macs: of `operations.macs`.
 
   Returns:
     `kept`, `prunable`, `sparsity`; `sparsity_all`, over all parameters,

@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import traverse_util
 from flax.core import FrozenDict
 
 from experiments import config, groups
@@ -227,41 +226,3 @@ def create(
   return MODELS[name](
     num_classes=num_classes, dtype=dtype, initializer=initializer
   )
-
-
-def macs(
-  model: nn.Module, image_shape: tuple[int, int, int] = (32, 32, 3)
-) -> dict[str, int]:
-  """Counts the multiply-accumulates that each kernel takes part in.
-
-  Every weight of a kernel is used once per position of the layer's output, so
-  a layer costs size(kernel) * height * width, zero padding included. What has
-  no kernel counts 0. Shapes are traced; nothing is computed.
-
-  Args:
-    model: any linen network whose kernels are called `kernel`.
-    image_shape: height, width and channels of the one image.
-
-  Returns:
-    The count per kernel, under the kernel's path among the parameters.
-
-  Example:
-    >>> macs(create('resnet18', num_classes=10))['linear/kernel']
-    5120
-  """
-  trace = functools.partial(
-    model.init, train=False, mutable=True, capture_intermediates=True
-  )
-  images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-  variables = jax.eval_shape(trace, jax.random.key(0), images)
-  outputs = traverse_util.flatten_dict(variables['intermediates'], sep='/')
-  counts = {}
-  for path, leaf in traverse_util.flatten_dict(
-    variables['params'], sep='/'
-  ).items():
-    layer, _, kind = path.rpartition('/')
-    if kind == 'kernel':
-      counts[path] = leaf.size * sum(
-        math.prod(y.shape[1:-1]) for y in outputs[f'{layer}/__call__']
-      )
-  return counts

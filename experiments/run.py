@@ -16,11 +16,14 @@ import optax
 from experiments import (
   calibration,
   checkpoints,
+  costing,
   data,
   evaluation,
+  groups,
   inputs,
   metrics,
   models,
+  operations,
   options,
   pretrained,
   report,
@@ -86,6 +89,8 @@ def run(
     setup.config,
     setup.steps_per_epoch,
     calibration.make_gradients(setup.config, setup.model, setup.train_data),
+    groups.names(setup.model)['params'],
+    costing.make_costs(setup.model, setup.config.batch_size, workdir),
   )
   segments = recipe(plan, **setup.config.options)
   if any(segment.steps == 0 for segment in segments[:-1]):
@@ -160,7 +165,7 @@ def _set_up(config: Config, data_dir: str | None) -> tuple[Setup, Any, Any]:
     train_data=sharding.replicate(mesh, train_data),
     test_data=inputs.Images(dataset.test_images, dataset.test_labels),
     steps_per_epoch=steps_per_epoch,
-    macs=models.macs(model),
+    macs=operations.macs(model),
     evaluate=evaluation.make_evaluate(config, model, mesh),
     reestimate=evaluation.make_reestimate(config, model, mesh),
   )

@@ -94,6 +94,8 @@ class RecipeTest(parameterized.TestCase):
 
     mask = _first(run._replace(gradients=watched), criterion='taylor')
     self.assertLen(seen, 10)
+    first, second = (g['linear']['kernel'] for g in seen[:2])
+    self.assertTrue((first != second).any())
     kernel = _params()['linear']['kernel']
     score = sum(jnp.abs(kernel * g['linear']['kernel']) for g in seen)
     kept = mask['linear']['kernel']

@@ -6,7 +6,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 import ong_jax
-from experiments import metrics, models
+from experiments import metrics, models, operations
 
 _BEFORE = {
   'a': {'kernel': np.array([[3.0, 4.0], [0.0, 12.0]]), 'bias': np.ones(2)},
@@ -76,7 +76,7 @@ class NumbersTest(parameterized.TestCase):
     self, name, num_classes, total
   ):
     model = models.create(name, num_classes)
-    macs = models.macs(model)
+    macs = operations.macs(model)
     self.assertEqual(sum(macs.values()), total)
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     variables = jax.eval_shape(
