@@ -124,10 +124,12 @@ def choose(
     )
   queues = {g: _queue(scores[g], costs.blocks[g]) for g in dense}
   left = _lengths(queues, costs, capacity)
-  return {  # The rank of a channel is its place in the order.
-    group: jnp.argsort(queues[group].order) < left[group] * costs.blocks[group]
-    for group in scores
-  }
+  kept = {}
+  for group in scores:
+    order = queues[group].order
+    stays = jnp.arange(len(order)) < left[group] * costs.blocks[group]
+    kept[group] = jnp.zeros(len(order), bool).at[order].set(stays)
+  return kept
 
 
 class _Queue(NamedTuple):
