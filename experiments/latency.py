@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import os
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -33,6 +34,7 @@ def measure(
   image_shape: tuple[int, int, int] = (32, 32, 3),
   num_widths: int = 4,
   repeats: int = 15,
+  clock: Callable[[], int] = time.perf_counter_ns,
 ) -> Costs:
   """Measures the table of latencies that a network is pruned by.
 
@@ -50,6 +52,7 @@ def measure(
     image_shape: height, width and channels of an image.
     num_widths: of a group at which a layer is timed, at most; at least 2.
     repeats: of each time, whose median is taken; a first call comes before.
+    clock: in nanoseconds; see `timing`.
 
   Returns:
     Costs in microseconds for a batch.
@@ -87,7 +90,7 @@ def measure(
   whole = timing.network_call(
     model, timing.fill(shapes), batch_size, image_shape
   )
-  times = timing.time_in_turns({None: whole} | calls, repeats)
+  times = timing.time_in_turns({None: whole} | calls, repeats, clock)
   tables = [
     LayerCost(
       *p.groups, _interpolate([times[c] for c in p.cases], p.groups, p.knots)
