@@ -185,6 +185,11 @@ class ChooseTest(parameterized.TestCase):
     kept = choose(scores, 'apart', 0)  # Nothing can be paid for.
     np.testing.assert_array_equal(kept['a'], [1, 0, 0, 1, 0, 0])
 
+  def test_what_is_mandatory_stays_where_it_costs_nothing_more(self):
+    flat = Costs({'a': 1}, [LayerCost(None, 'a', np.array([[0, 5, 5]]))], 0)
+    kept = knapsack.choose({'a': jnp.array([jnp.inf, jnp.inf])}, flat, 5)
+    np.testing.assert_array_equal(kept['a'], [1, 1])
+
   def test_scores_of_zero(self):
     scores = {'a': jnp.zeros(6), 'b': jnp.zeros(4), 'c': jnp.zeros(2)}
     kept = choose(scores, 'apart', 41)
