@@ -1,5 +1,6 @@
 """What a network's channels cost, by the measure that a recipe names."""
 
+import math
 import os
 from collections.abc import Callable
 
@@ -8,7 +9,7 @@ import flax.linen as nn
 from experiments import groups, latency, operations, report, timing
 from ong_jax.costs import Costs, macs_cost, weights_cost
 
-_BLOCKS = 8  # Of each group: channels come and go an eighth at a time.
+_PER_BLOCK = 8  # Channels: fewer at a time make hardware no faster.
 _FILE = 'latency.json'
 
 
@@ -17,6 +18,7 @@ def make_costs(
 ) -> Callable[[str], Costs]:
   """Makes `kind -> costs`, where kind is 'weights', 'macs' or 'latency'.
 
+  A residual branch may lose all its hidden channels: its shortcut remains.
   Latencies are measured once, in evaluation of a batch, and kept in `workdir`:
   a run that resumes, here or elsewhere, goes on with the table that it began
   with.
@@ -31,25 +33,26 @@ def make_costs(
     >>> model = models.create('resnet8', num_classes=10)
     >>> costs = make_costs(model, batch_size=1, workdir=None)
     >>> costs('weights').blocks
-    {'layer1_0': 2, 'layer2_0': 4, 'layer3_0': 8}
+    {'layer1_0': 8, 'layer2_0': 8, 'layer3_0': 8}
   """
   names = groups.names(model)['params']
-  blocks = {
-    group: max(1, size // _BLOCKS)
-    for group, size in groups.sizes(model).items()
-  }
+  sizes = groups.sizes(model)
+  blocks = {group: math.gcd(size, _PER_BLOCK) for group, size in sizes.items()}
+  least = dict.fromkeys(groups.branches(model), 0)
 
   def costs(kind):
     shapes = timing.shapes(model)['params']
     if kind == 'weights':
-      return weights_cost(names, shapes, blocks)
+      return weights_cost(names, shapes, blocks)._replace(least=least)
     if kind == 'macs':
-      return macs_cost(names, shapes, blocks, operations.positions(model))
+      uses = operations.positions(model)
+      return macs_cost(names, shapes, blocks, uses)._replace(least=least)
     path = workdir and os.path.join(workdir, _FILE)
     if path and os.path.exists(path):
       return latency.load(path)
     report.log('Measuring the latency of layers.')
     table = latency.measure(model, names, blocks, batch_size=batch_size)
+    table = table._replace(least=least)
     if path:
       os.makedirs(workdir, exist_ok=True)
       latency.save(path, table)

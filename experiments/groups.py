@@ -37,6 +37,21 @@ def sizes(model: nn.Module) -> dict[str, int]:
   return found
 
 
+def branches(model: nn.Module) -> list[str]:
+  """Returns the groups that may lose all channels, as a shortcut remains.
+
+  Example:
+    >>> from experiments import models
+    >>> branches(models.create('resnet8', num_classes=10))
+    ['layer1_0', 'layer2_0', 'layer3_0']
+  """
+  return [
+    f'layer{i + 1}_{j}'
+    for i, num_blocks in enumerate(model.num_blocks)
+    for j in range(num_blocks)
+  ]
+
+
 def names(model: nn.Module) -> dict[str, Any]:
   """Names the group of every axis, for `ong_jax.channels`.
 

@@ -57,7 +57,8 @@ class Block(nn.Module):
 
   Attributes:
     features: channels of the output.
-    hidden: channels between the two convolutions.
+    hidden: channels between the two convolutions. Of a branch without any,
+      what its last normalization makes of zeros is left.
     stride: of the first convolution and of the shortcut.
     projection: whether a shortcut that changes shape is a 1x1 convolution. If
       not, it drops pixels and pads the channels with zeros, evenly on both
@@ -76,9 +77,12 @@ class Block(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [batch, height, width, channels] to the same with `features`."""
     conv = functools.partial(self.conv, kernel_size=(3, 3), padding=1)
-    y = conv(self.hidden, strides=self.stride, name='conv1')(x)
-    y = nn.relu(self.norm(name='bn1')(y))
-    y = conv(self.features, name='conv2')(y)
+    if self.hidden:
+      y = conv(self.hidden, strides=self.stride, name='conv1')(x)
+      y = nn.relu(self.norm(name='bn1')(y))
+      y = conv(self.features, name='conv2')(y)
+    else:
+      y = jnp.zeros((1, 1, 1, self.features), x.dtype)
     y = self.norm(name='bn2')(y)
     return nn.relu(y + self._shortcut(x))
 
@@ -165,7 +169,8 @@ class ResNet(nn.Module):
   def _widths(self) -> dict[str, int]:
     sizes = groups.sizes(self)
     for name, width in self.widths.items():
-      if not 1 <= width <= sizes.get(name, 0):
+      least = 0 if name in groups.branches(self) else 1
+      if not least <= width <= sizes.get(name, -1):
         raise ValueError(
           f"`widths` has {width} channels for '{name}', but the groups of this "
           f'network have at most {sizes}.'

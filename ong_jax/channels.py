@@ -135,7 +135,8 @@ def widths(kept: dict[str, jax.Array]) -> dict[str, int]:
 def shrink(tree: Params, names: Any, kept: dict[str, jax.Array]) -> Params:
   """Takes the pruned channels out of all arrays, on the host.
 
-  A network of these `widths` computes with them what the masked one does.
+  A network of these `widths` computes with them what the masked one does. Of a
+  group that has lost all channels, arrays of size 0 remain.
 
   Args:
     tree: params, statistics, or both: arrays of any type.

@@ -33,6 +33,9 @@ class Costs(NamedTuple):
   blocks: dict[str, int]  # Channels per block of each group.
   layers: list[LayerCost]
   rest: int  # Of all that no group changes; layers of no group are in here.
+  # Blocks that always stay: 1, if it is not said. 0 where a network can do
+  # without, as beside a shortcut.
+  least: dict[str, int] = {}
 
 
 def rising(table: np.ndarray) -> np.ndarray:
@@ -107,8 +110,28 @@ def total(costs: Costs, left: dict[str, jax.Array | int]) -> jax.Array:
   return result
 
 
+def least_blocks(costs: Costs) -> dict[str, int]:
+  """Returns the number of blocks of each group that always stay.
+
+  Raises:
+    ValueError: `least` names what is no group, or is out of range.
+
+  Example:
+    >>> layer = LayerCost(None, 'a', np.array([[0, 5, 9]]))
+    >>> least_blocks(Costs({'a': 2}, [layer], rest=1))
+    {'a': 1}
+  """
+  dense = num_blocks(costs)
+  for group, least in costs.least.items():
+    if not 0 <= least <= dense.get(group, -1):
+      raise ValueError(
+        f"`least` has {least} blocks of '{group}'; the network has {dense}."
+      )
+  return dict.fromkeys(dense, 1) | costs.least
+
+
 def check_capacity(costs: Costs, capacity: int) -> None:
-  """Raises a `ValueError` unless a block of each group can be paid for.
+  """Raises a `ValueError` unless what always stays can be paid for.
 
   Example:
     >>> layer = LayerCost(None, 'a', np.array([[0, 5, 9]]))
@@ -121,7 +144,7 @@ def check_capacity(costs: Costs, capacity: int) -> None:
       int(layer.table[tuple(0 if g is None else left[g] for g in layer[:2])])
       for layer in costs.layers
     )
-    for left in (dict.fromkeys(dense, 1), dense)
+    for left in (least_blocks(costs), dense)
   )
   if most >= 2**31:
     raise ValueError(
@@ -130,8 +153,9 @@ def check_capacity(costs: Costs, capacity: int) -> None:
     )
   if capacity < least:
     raise ValueError(
-      f'`capacity` must be at least {least}, the cost of one block of each '
-      f'group (the whole network costs {most}); got {capacity}.'
+      f'`capacity` must be at least {least}, the cost of what always stays, '
+      f'one block of each group if nothing else is said (the whole network '
+      f'costs {most}); got {capacity}.'
     )
 
 

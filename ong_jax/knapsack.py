@@ -85,7 +85,7 @@ def choose(
 
   The channels of a group are sorted by score, of equal ones the first first,
   and cut into blocks. A block is worth the sum of its scores, and is only kept
-  with all blocks before it. One block of each group always stays.
+  with all blocks before it. `costs.least` blocks of each group always stay.
 
   A layer whose inputs and outputs both have a group is charged by half to each,
   at the widest that the other can be. That overstates what is left, so the
@@ -102,8 +102,8 @@ def choose(
     capacity: what the network may cost, below 2**31; an int or traced.
 
   Returns:
-    bool [channels] for each group. What is mandatory, and one block of each
-    group, stays even beyond the capacity; `check_capacity` looks at the latter.
+    bool [channels] for each group. What is mandatory, and what always stays,
+    stays even beyond the capacity; `check_capacity` looks at the latter.
 
   Raises:
     ValueError: scores are not of the groups of `costs`, or not as long.
@@ -122,7 +122,10 @@ def choose(
     raise ValueError(
       f'`scores` must be of the groups and channels {expected}, got {lengths}.'
     )
-  queues = {g: _queue(scores[g], costs.blocks[g]) for g in dense}
+  queues = {
+    g: _queue(scores[g], costs.blocks[g], least)
+    for g, least in cost_tables.least_blocks(costs).items()
+  }
   left = _lengths(queues, costs, capacity)
   kept = {}
   for group in scores:
@@ -141,12 +144,13 @@ class _Queue(NamedTuple):
   most: jax.Array  # int32 []: and those that can.
 
 
-def _queue(scores: jax.Array, size: int) -> _Queue:
+def _queue(scores: jax.Array, size: int, least: int) -> _Queue:
   scores = jnp.asarray(scores, jnp.float32)
   scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
   order = jnp.argsort(-scores, stable=True)
   blocks = scores[order].reshape(-1, size)
-  least = jnp.maximum((blocks == jnp.inf).any(1).sum(dtype=jnp.int32), 1)
+  mandatory = (blocks == jnp.inf).any(1).sum(dtype=jnp.int32)
+  least = jnp.maximum(mandatory, least)
   most = (blocks > -jnp.inf).all(1).sum(dtype=jnp.int32)
   values = jnp.where(jnp.isfinite(blocks), blocks, 0)
   return _Queue(order, values, least, jnp.maximum(most, least))

@@ -107,11 +107,17 @@ class ErrorTest(parameterized.TestCase):
   def test_capacity(self):
     costs.check_capacity(SHARED, 106)
     message = (
-      '`capacity` must be at least 106, the cost of one block of each group '
-      '(the whole network costs 121); got 105.'
+      '`capacity` must be at least 106, the cost of what always stays, one '
+      'block of each group if nothing else is said (the whole network costs '
+      '121); got 105.'
     )
     with self.assertRaisesRegex(ValueError, f'^{re.escape(message)}$'):
       costs.check_capacity(SHARED, 105)
+    without = SHARED._replace(least=dict.fromkeys(SHARED.blocks, 0))
+    costs.check_capacity(without, SHARED.rest)
+    for least in ({'a': -1}, {'a': 100}, {'z': 0}):
+      with self.assertRaisesRegex(ValueError, '^`least` has'):
+        costs.check_capacity(SHARED._replace(least=least), 121)
 
   def test_too_dear(self):
     with self.assertRaisesRegex(ValueError, 'Take a larger unit'):

@@ -102,11 +102,15 @@ class WidthsTest(parameterized.TestCase):
     ('padded', PADDED),
     ('projected', PROJECTED),
     ('resnet8', models.create('resnet8', 10)),
+    ('padded_without_a_branch', PADDED, 'layer2_0'),
+    ('projected_without_a_branch', PROJECTED, 'layer2_0'),
   )
-  def test_a_masked_network_equals_the_small_one(self, model):
+  def test_a_masked_network_equals_the_small_one(self, model, empty=None):
     rng = np.random.default_rng(0)
     variables = random_variables(model, rng)
     kept, names = random_kept(model, rng), groups.names(model)
+    if empty:
+      kept[empty] = np.zeros_like(kept[empty])
     mask = channels.expand(names['params'], kept, variables['params'])
     masked = variables | {
       'params': jax.tree.map(
@@ -117,7 +121,8 @@ class WidthsTest(parameterized.TestCase):
     }
     small = model.clone(widths=FrozenDict(channels.widths(kept)))
     shrunk = channels.shrink(variables, names, kept)
-    chex.assert_trees_all_equal_shapes_and_dtypes(shapes(small), shrunk)
+    if not empty:  # Else there are arrays of size 0, for no layer.
+      chex.assert_trees_all_equal_shapes_and_dtypes(shapes(small), shrunk)
     x = rng.normal(size=(4, 8, 8, 3)).astype('f4')
     expected = outputs(model, masked, x)
     largest = max(abs(logits).max() for logits in expected)
@@ -127,9 +132,13 @@ class WidthsTest(parameterized.TestCase):
   @parameterized.named_parameters(
     ('name', {'layer1_2': 4}, "`widths` has 4 channels for 'layer1_2'"),
     ('stream', {'stage1': 4}, "`widths` has 4 channels for 'stage1'"),
-    ('none', {'layer1_0': 0}, "`widths` has 0 channels for 'layer1_0'"),
+    ('negative', {'layer1_0': -1}, "`widths` has -1 channels for 'layer1_0'"),
     ('wider', {'layer1_0': 5}, "`widths` has 5 channels for 'layer1_0'"),
   )
   def test_bad_widths(self, widths, message):
     with self.assertRaisesRegex(ValueError, message):
       shapes(PADDED.clone(widths=FrozenDict(widths)))
+
+  def test_a_stream_cannot_go(self):
+    with self.assertRaisesRegex(ValueError, "0 channels for 'stage2'"):
+      shapes(PROJECTED.clone(widths=FrozenDict({'stage2': 0})))

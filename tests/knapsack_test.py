@@ -172,6 +172,20 @@ class ChooseTest(parameterized.TestCase):
     np.testing.assert_array_equal(kept['b'], [1, 1, 0, 0])
     np.testing.assert_array_equal(kept['c'], [0, 1])
 
+  def test_a_group_that_may_go_altogether(self):
+    scores = {
+      'a': jnp.arange(6.0) / 100,
+      'b': jnp.array([3.0, 3, 3, 3]),
+      'c': jnp.array([1.0, 1]),
+    }
+    without = APART._replace(least={'a': 0})
+    dense = costs.num_blocks(APART)
+    budget = int(costs.total(APART, dense | {'a': 0}))
+    kept = knapsack.choose(scores, without, budget)
+    self.assertEqual(
+      {g: int(k.sum()) for g, k in kept.items()}, {'a': 0, 'b': 4, 'c': 2}
+    )
+
   def test_what_is_mandatory_stays_and_what_is_not_eligible_goes(self):
     scores = {
       'a': jnp.array([jnp.inf, 0.1, -jnp.inf, 9, 9, jnp.nan]),
