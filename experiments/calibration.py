@@ -58,7 +58,7 @@ def make_gradients(
     if num_batches * size > len(data.labels):
       raise ValueError(
         f'{num_batches} batches of `batch_size`={size} are more than the '
-        f'{len(data.labels)} training images.'
+        f'{len(data.labels)} training images. Lower `batch_size`.'
       )
     for i in range(num_batches):
       batch = jax.device_get(

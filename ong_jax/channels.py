@@ -41,7 +41,7 @@ def sizes(names: Any, tree: Params) -> dict[str, int]:
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   specs = jax.tree.structure(tree).flatten_up_to(names)
   for (path, leaf), spec in zip(leaves, specs):
-    if len(spec) != np.ndim(leaf):
+    if spec is None or len(spec) != np.ndim(leaf):
       raise ValueError(
         f"Leaf '{name_of(path)}' of shape {np.shape(leaf)} must have as many "
         f'names as axes, None for an axis without a group; got {spec}.'

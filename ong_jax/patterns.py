@@ -7,6 +7,7 @@ their mask as they train.
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +17,8 @@ import jax.numpy as jnp
 from ong_jax import allocation, channels, knapsack, masks, ranking, schedules
 from ong_jax.costs import Costs, check_capacity
 from ong_jax.types import Allocation, Mask, Params, Score, Scores
+
+_HIGHEST = 2**31 - 1
 
 
 class Pattern(NamedTuple):
@@ -67,6 +70,11 @@ def unstructured(
 
   def choose(scores, cuts=(0.0,), row=0):
     counts = allocate(scores, sparsity)
+    if floor > (1 - sparsity) * (1 - max(cuts)):
+      raise ValueError(
+        f'`floor`={floor} is more than a cut of {max(cuts)} leaves of the '
+        f'{1 - sparsity:g} that are kept. Lower one of them.'
+      )
     if floor:
       scores = _raise_best(scores, floor)
     return ranking.top_k(scores, _after_cuts(counts, cuts, row))
@@ -130,6 +138,7 @@ def _kept_of(fan_in: int, n: int, m: int) -> int:
 def _best_of_groups(scores: jax.Array, n: int, m: int) -> jax.Array:
   """Ranks by comparing each with the m - 1 others: no sort, ties exact."""
   rows = scores.reshape(-1, scores.shape[-1])
+  rows = jnp.where(jnp.isnan(rows), -jnp.inf, rows)
   fan_in = len(rows)
   filled = jnp.pad(
     rows, ((0, -fan_in % m), (0, 0)), constant_values=-jnp.inf
@@ -167,16 +176,26 @@ def whole_channels(names: Any, costs: Costs, capacity: int) -> Pattern:
     names: tree like the params, a `PartitionSpec` for each leaf; see
       `ong_jax.channels`.
     costs: of layers at each number of channels, measured or counted.
-    capacity: the budget, in units of the costs. Of a cut, rounded down.
+    capacity: the budget, in units of the costs. What a cut leaves of it is
+      rounded down.
+
+  Raises:
+    ValueError: what always stays cannot be paid for; of a cut, in `choose`.
 
   References:
     Shen et al., Structural pruning via latency-saliency knapsack, 2022,
     arXiv:2210.06659.
   """
 
+  capacity = min(operator.index(capacity), _HIGHEST)
+  check_capacity(costs, capacity)
+
   def choose(scores, cuts=(0.0,), row=0):
     budgets = [capacity - math.ceil(cut * capacity) for cut in cuts]
-    check_capacity(costs, min(budgets))
+    try:
+      check_capacity(costs, min(budgets))
+    except ValueError as error:
+      raise ValueError(f'After a cut of {max(cuts)}: {error}') from error
     budget = jnp.array(budgets, jnp.int32)[row]
     return knapsack.choose(scores, costs, budget)
 
@@ -217,7 +236,7 @@ def per_channel(names: Any, score: Score) -> Score:
     )
     for s, spec in zip(jax.tree.leaves(ranked), jax.tree.leaves(specs)):
       if spec[-1] is not None:
-        total = s.reshape(-1, s.shape[-1]).sum(0)
+        total = s.astype(jnp.float32).reshape(-1, s.shape[-1]).sum(0)
         found[spec[-1]] = found.get(spec[-1], 0) + total
     return found
 

@@ -62,11 +62,19 @@ def geometric(sparsity: float, num_updates: int) -> list[float]:
 def exponential_decay(first: float, last: float, num: int) -> list[float]:
   """Falls by the same factor from one to the next.
 
+  Args:
+    first: in (0, 1).
+    last: in (0, first].
+    num: of the list.
+
   Example:
     >>> exponential_decay(0.25, 0.0625, num=3)
     [0.25, 0.125, 0.0625]
   """
   check_steps(num=num)
+  _check_first(first)
+  if not 0 < last <= first:
+    raise ValueError(f'`last` must lie in (0, {first}]; got {last}.')
   powers = [t / max(num - 1, 1) for t in range(num)]
   return [first ** (1 - power) * last**power for power in powers]
 
@@ -83,6 +91,7 @@ def cosine_decay(first: float, num: int) -> list[float]:
     [0.3, 0.256066, 0.15, 0.043934]
   """
   check_steps(num=num)
+  _check_first(first)
   return [first / 2 * (1 + math.cos(math.pi * t / num)) for t in range(num)]
 
 
@@ -94,7 +103,15 @@ def power_decay(first: float, num: int, power: float = 3.0) -> list[float]:
     [0.5, 0.25]
   """
   check_steps(num=num)
+  _check_first(first)
+  if not 0 < power < math.inf:
+    raise ValueError(f'`power` must lie in (0, inf); got {power}.')
   return [first * (1 - t / num) ** power for t in range(num)]
+
+
+def _check_first(first: float) -> None:
+  if not 0 < first < 1:
+    raise ValueError(f'`first` must lie in (0, 1); got {first}.')
 
 
 def tabulate(

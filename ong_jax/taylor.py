@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ong_jax import channels as groups
 from ong_jax import selection
 from ong_jax.types import Params, Predicate, Scores
 
@@ -35,7 +36,7 @@ def weights(prunable: Predicate = selection.is_kernel) -> Observe:
 
   def observe(params, grads):
     return jax.tree.map(
-      lambda w, g: jnp.abs(w * g).astype(jnp.float32),
+      lambda w, g: jnp.abs(_product(w, g)),
       selection.select(params, prunable),
       selection.select(grads, prunable),
     )
@@ -47,7 +48,8 @@ def channels(names: Any) -> Observe:
   """Scores each channel by |sum of gamma dL/dgamma + beta dL/dbeta|.
 
   The sum is over the BatchNorms of all layers that the channel is tied through.
-  Where a group has none, it is over w dL/dw of the kernels that write it.
+  Where a group has none, it is over w dL/dw of the kernels that write it, and
+  of their biases.
 
   Args:
     names: tree like the params, a `PartitionSpec` for a leaf: for each axis the
@@ -71,19 +73,33 @@ def channels(names: Any) -> Observe:
   """
 
   def observe(params, grads):
-    terms = {True: {}, False: {}}  # Of BatchNorm, and of kernels.
-    for spec, w, g in zip(
-      jax.tree.leaves(names), jax.tree.leaves(params), jax.tree.leaves(grads)
+    groups.sizes(names, params)  # Refuses what does not fit.
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
+    paths = {path for path, _ in leaves}
+    terms = {True: {}, False: {}}  # Of BatchNorm, and of other layers.
+    for (path, w), g, spec in zip(
+      leaves, treedef.flatten_up_to(grads), treedef.flatten_up_to(names)
     ):
       if spec and spec[-1] is not None:
-        product = (w * g).astype(jnp.float32).reshape(-1, w.shape[-1]).sum(0)
-        terms[w.ndim == 1].setdefault(spec[-1], []).append(product)
+        total = _product(w, g).reshape(-1, w.shape[-1]).sum(0)
+        terms[_is_norm(path, paths)].setdefault(spec[-1], []).append(total)
     return {
       group: jnp.abs(sum(found))
       for group, found in (terms[False] | terms[True]).items()
     }
 
   return observe
+
+
+def _product(w: jax.Array, g: jax.Array) -> jax.Array:
+  return w.astype(jnp.float32) * g.astype(jnp.float32)
+
+
+def _is_norm(path: Any, paths: set) -> bool:
+  """Whether a leaf is a `scale`, or a bias beside one."""
+  names = [selection.name_of(p).removesuffix('/value') for p in (path, *paths)]
+  layer = names[0].rpartition('/')[0]
+  return f'{layer}/scale'.lstrip('/') in names[1:]
 
 
 def nothing(observe: Observe, params: Params) -> Average:

@@ -10,6 +10,7 @@ from experiments import calibration, inputs
 from experiments.config import Config
 from experiments.plan import Run
 from experiments.recipes import exploring
+from ong_jax.costs import Costs, LayerCost
 
 
 class Small(nn.Module):
@@ -55,7 +56,7 @@ class RecipeTest(parameterized.TestCase):
       exploring._stage(_run(epochs=epochs)) for epochs in (0.1, 3.2, 10, 10000)
     ]
     self.assertEqual(found, [1, 1, 2, 150])
-    fractions = exploring._fractions(_run(), 2, 0.3, 0.75)
+    fractions = exploring._Cycles(_run(), 2, 0.3, 0.75).fractions()
     self.assertLen(fractions, 12)
     self.assertAlmostEqual(fractions[-1], 0.003)
 
@@ -114,6 +115,24 @@ class RecipeTest(parameterized.TestCase):
       ValueError, '`sparsity`=0.9 keeps .* Take one of 0.25, 0.5, 0.75'
     ):
       _first(_run(sparsity=0.9), exploring.iee_nm)
+
+  @parameterized.parameters((0.3, 10, 7), (0.2, 5, 4), (0.666667, 3, 1))
+  def test_n_of_m_forgives_rounding(self, sparsity, m, n):
+    (segment,) = exploring.iee_nm(
+      _run(sparsity=sparsity), m=m, first='random', interval=2
+    )
+    mask = segment.prune({'kernel': jnp.zeros((m, 3))}, None)
+    np.testing.assert_array_equal(mask['kernel'].sum(0), n)
+
+  def test_channels_that_cannot_be_paid_for_are_refused_at_once(self):
+    table = LayerCost(None, 'a', np.array([[0, 5, 10]]))
+    run = _run(sparsity=0.3)._replace(
+      costs=lambda kind: Costs({'a': 1}, [table], rest=1)
+    )
+    with self.assertRaisesRegex(
+      ValueError, '`sparsity`=0.3 is too high .* `fraction`=0.3 .* at least 6'
+    ):
+      exploring.iee_channels(run, first='random', interval=2)
 
   @parameterized.named_parameters(
     ('criterion', {'criterion': 'tailor'}, "nearest is 'taylor'"),

@@ -334,16 +334,65 @@ class IeeTest(parameterized.TestCase):
     _, state = jax.jit(tx.update)(grads, state, PARAMS)
     self.assertEqual(int(ong_jax.state_of(state).count), 1)
 
-  @parameterized.named_parameters(
-    ('no_exploring', {'explore': 0}, '`explore`=0'),
-    ('no_estimate', {'estimate': 0}, '`estimate` must be'),
-    ('negative', {'improve': -1}, '`improve` must be'),
-    ('too_much', {'fractions': [1.0]}, r'`fractions` must lie in \[0, 1\)'),
-    ('nan', {'fractions': [float('nan')]}, '`fractions` must lie'),
-  )
-  def test_refuses(self, bad, message):
-    with self.assertRaisesRegex(ValueError, message):
-      _method(**bad)
+  def test_a_stage_that_saw_nothing_prunes_nothing(self):
+    method = _method(observe=taylor.weights())
+    tx = method.transform(optax.apply_if_finite(optax.sgd(0.1), 99))
+    state, update = tx.init(PARAMS), jax.jit(tx.update)
+    grads = jax.tree.map(lambda p: jnp.full(p.shape, jnp.nan), PARAMS)
+    for _ in range(_ESTIMATE):
+      _, state = update(grads, state, PARAMS)
+    np.testing.assert_array_equal(
+      _flat_mask(state.mask), _flat_mask(_FIRST(PARAMS))
+    )
+
+  @parameterized.parameters(True, False)
+  def test_counts_become_those_of_the_pattern(self, denser):
+    first = ong_jax.magnitude(
+      sparsity=0.2 if denser else 0.8, allocate=allocation.uniform
+    )
+    method = _method(first=first)
+    _, states = train(method, PARAMS, 20)
+    masks = flat_steps(
+      jax.tree.map(
+        lambda p, m: jnp.ones((20, *p.shape), bool) if m is None else m,
+        PARAMS,
+        ong_jax.state_of(states).mask,
+      )
+    )
+    self.assertEqual(masks[-1][6:].sum(), 18)
+    pruned = masks[_ESTIMATE - 1] & ~masks[0]
+    self.assertFalse(pruned.any())  # Stage 2 only takes away.
+
+  def test_what_does_not_fit_is_refused_at_the_outset(self):
+    for options, message in (
+      (
+        {
+          'first': {
+            'a': {'bias': None, 'kernel': jnp.ones((4, 6), bool)},
+            'b': {'kernel': None},
+          }
+        },
+        "'b/kernel'",
+      ),
+      ({'prunable': lambda path, leaf: leaf.shape == (4, 6)}, 'One `prunable`'),
+    ):
+      with self.assertRaisesRegex(
+        ValueError, message.replace('One', 'Pass one')
+      ):
+        _method(**options).transform(INNER).init(PARAMS)
+
+  @parameterized.parameters(True, False)
+  def test_params_like_leaves_of_its_state_can_be_mapped(self, observes):
+    mask = _FIRST(PARAMS)
+    method = _method(first=mask, observe=taylor.weights() if observes else None)
+    tx = method.transform(optax.trace(0.9))
+    state = tx.init(PARAMS)
+    doubled = optax.tree.map_params(tx, lambda x, p: x + p, state, PARAMS)
+    chex.assert_trees_all_equal(doubled.inner_state.inner_state.trace, PARAMS)
+
+  def test_refuses(self):
+    with self.assertRaisesRegex(ValueError, '`explore`=0'):
+      _method(explore=0)
 
 
 if __name__ == '__main__':

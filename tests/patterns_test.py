@@ -3,8 +3,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
+from jax.sharding import PartitionSpec as P
 
-from ong_jax import allocation, patterns
+from ong_jax import allocation, patterns, scores
+from ong_jax.costs import Costs, LayerCost
 
 
 def _scores(*shape):
@@ -20,12 +22,12 @@ class UnstructuredTest(parameterized.TestCase):
   def test_keeps_what_the_budget_and_the_cut_leave(
     self, allocate, whole, after
   ):
-    scores = {'a': _scores(4, 6), 'b': _scores(6, 4), 'c': None}
+    ranked = {'a': _scores(4, 6), 'b': _scores(6, 4), 'c': None}
     pattern = patterns.unstructured(0.5, allocate)
 
     @jax.jit
     def choose(row):
-      return pattern.choose(scores, [0.28, 0.0], row)
+      return pattern.choose(ranked, [0.28, 0.0], row)
 
     kept = choose(1)
     self.assertIsNone(kept['c'])
@@ -37,28 +39,38 @@ class UnstructuredTest(parameterized.TestCase):
 
   def test_what_must_stay_stays_and_what_must_not_does_not(self):
     inf = jnp.inf
-    scores = {'a': jnp.array([-inf, 5.0, inf, 1.0, -inf, 3.0])}
-    kept = patterns.unstructured(0.5).choose(scores)['a']
+    ranked = {'a': jnp.array([-inf, 5.0, inf, 1.0, -inf, 3.0])}
+    kept = patterns.unstructured(0.5).choose(ranked)['a']
     np.testing.assert_array_equal(kept, [0, 1, 1, 0, 0, 1])
 
   def test_a_floor_saves_a_leaf_that_ranks_low(self):
-    scores = {'a': jnp.arange(20.0), 'b': jnp.arange(100.0, 180.0)}
+    ranked = {'a': jnp.arange(20.0), 'b': jnp.arange(100.0, 180.0)}
     pattern = patterns.unstructured(0.8, allocation.pooled, floor=0.06)
-    kept = pattern.choose(scores)
+    kept = pattern.choose(ranked)
     np.testing.assert_array_equal(np.flatnonzero(kept['a']), [18, 19])
     self.assertEqual(int(kept['b'].sum()), 18)
-    forbidden = scores | {'a': jnp.full(20, -jnp.inf)}
+    forbidden = ranked | {'a': jnp.full(20, -jnp.inf)}
     self.assertFalse(pattern.choose(forbidden)['a'].any())
     with self.assertRaisesRegex(ValueError, r'`floor` must lie in \[0, 0.1\]'):
       patterns.unstructured(0.8, floor=0.11)
 
+  def test_a_floor_must_outlast_the_cuts(self):
+    pattern = patterns.unstructured(0.8, allocation.pooled, floor=0.09)
+    with self.assertRaisesRegex(ValueError, 'a cut of 0.7 leaves of the 0.2'):
+      pattern.choose({'a': jnp.arange(20.0)}, [0.7, 0.0])
+
 
 class NOfMTest(parameterized.TestCase):
+  def test_nan_is_the_lowest(self):
+    ranked = {'a': jnp.array([[jnp.nan], [3.0], [jnp.nan], [-9.0]])}
+    kept = patterns.n_of_m(2, 4).choose(ranked)['a'][:, 0]
+    np.testing.assert_array_equal(kept, [0, 1, 0, 1])
+
   @parameterized.product(shape=[(8, 3), (3, 3, 4, 5), (10, 2)], n=[1, 2, 3])
   def test_keeps_the_best_of_every_group(self, shape, n):
-    scores = _scores(*shape)
-    kept = patterns.n_of_m(n, 4).choose({'a': scores})['a']
-    rows = np.asarray(scores).reshape(-1, shape[-1])
+    ranked = _scores(*shape)
+    kept = patterns.n_of_m(n, 4).choose({'a': ranked})['a']
+    rows = np.asarray(ranked).reshape(-1, shape[-1])
     expected = np.zeros(rows.shape, bool)
     for column in range(shape[-1]):
       for top in range(0, len(rows), 4):
@@ -68,22 +80,45 @@ class NOfMTest(parameterized.TestCase):
     np.testing.assert_array_equal(kept, expected.reshape(shape))
 
   def test_a_cut_takes_the_lowest_of_what_the_groups_keep(self):
-    scores = {'a': jnp.array([[1.0, 9.0, 8.0, 7.0, 4.0, 3.0, 2.0, 0.0]]).T}
-    kept = patterns.n_of_m(2, 4).choose(scores, [0.25])['a'][:, 0]
+    ranked = {'a': jnp.array([[1.0, 9.0, 8.0, 7.0, 4.0, 3.0, 2.0, 0.0]]).T}
+    kept = patterns.n_of_m(2, 4).choose(ranked, [0.25])['a'][:, 0]
     np.testing.assert_array_equal(kept, [0, 1, 1, 0, 1, 0, 0, 0])
 
   def test_is_jitted_alike(self):
-    scores = {'a': _scores(12, 3), 'b': None}
+    ranked = {'a': _scores(12, 3), 'b': None}
     pattern = patterns.n_of_m(2, 4)
     chex.assert_trees_all_equal(
-      jax.jit(lambda s: pattern.choose(s, [0.3, 0.0], 0))(scores),
-      pattern.choose(scores, [0.3, 0.0], 0),
+      jax.jit(lambda s: pattern.choose(s, [0.3, 0.0], 0))(ranked),
+      pattern.choose(ranked, [0.3, 0.0], 0),
     )
 
   @parameterized.parameters((0, 4), (4, 4), (2, 2.5))
   def test_refuses(self, n, m):
     with self.assertRaisesRegex(ValueError, '`[nm]`'):
       patterns.n_of_m(n, m)
+
+
+class ChannelsTest(parameterized.TestCase):
+  def test_sums_scores_of_weights_in_float32(self):
+    names = {'a': P(None, 'x'), 'b': P('x', None), 'c': P(None, 'x')}
+    weights = {
+      'a': jnp.full((1000, 2), 100, jnp.float16),
+      'b': jnp.ones((2, 7), jnp.float16),
+      'c': jnp.ones((1, 2), jnp.float16),
+    }
+    found = patterns.per_channel(names, scores.magnitude)(weights)
+    np.testing.assert_array_equal(found['x'], 100_001)
+
+  def test_refuses_a_capacity_below_what_always_stays(self):
+    table = LayerCost(None, 'x', np.array([[0, 5, 10]]))
+    costs = Costs({'x': 1}, [table], rest=1)
+    with self.assertRaisesRegex(ValueError, '^`capacity` must be at least 6'):
+      patterns.whole_channels({}, costs, 5)
+    pattern = patterns.whole_channels({}, costs, 6)
+    with self.assertRaisesRegex(ValueError, '^After a cut of 0.3: `capacity`'):
+      pattern.choose({'x': jnp.ones(2)}, [0.3])
+    kept = patterns.whole_channels({}, costs, 2**40).choose({'x': jnp.ones(2)})
+    self.assertTrue(kept['x'].all())
 
 
 if __name__ == '__main__':

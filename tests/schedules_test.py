@@ -62,6 +62,16 @@ class DecayTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, '^`num` must be an integer'):
       decay(0)
 
+  def test_refuses_what_does_not_fall(self):
+    for decay, message in (
+      (lambda: schedules.exponential_decay(0.3, 0.0, 4), '`last` must lie in'),
+      (lambda: schedules.exponential_decay(-0.3, 0.1, 4), '`first` must lie'),
+      (lambda: schedules.cosine_decay(1.0, 4), '`first` must lie'),
+      (lambda: schedules.power_decay(0.3, 4, -1.0), '`power` must lie'),
+    ):
+      with self.assertRaisesRegex(ValueError, message):
+        decay()
+
   def test_by_hand(self):
     np.testing.assert_allclose(
       schedules.exponential_decay(0.3, 0.003, 3), [0.3, 0.03, 0.003]

@@ -76,6 +76,26 @@ class ChannelsTest(absltest.TestCase):
     self.assertEqual(float(found['a'][2]), 0)
     self.assertTrue((np.delete(np.asarray(found['a']), 2) > 0).all())
 
+  def test_a_bias_without_a_scale_is_of_its_layer(self):
+    names = {'kernel': P(None, 'a'), 'bias': P('a')}
+    params = {'kernel': jnp.ones((3, 2)), 'bias': jnp.array([0.0, 2.0])}
+    grads = {'kernel': jnp.array([[1.0, 5.0]] * 3), 'bias': jnp.ones(2)}
+    for tree in (lambda x: x, lambda x: {'layer': x}):
+      found = taylor.channels(tree(names))(tree(params), tree(grads))
+      np.testing.assert_array_equal(found['a'], [3, 17])
+
+  def test_refuses_names_that_do_not_fit(self):
+    params = {'kernel': jnp.ones((3, 2)), 'bias': jnp.ones(2)}
+    with self.assertRaisesRegex(ValueError, "'bias' .* as many"):
+      taylor.channels({'kernel': P(None, 'a'), 'bias': None})(params, params)
+
+  def test_small_numbers_of_16_bits_are_not_lost(self):
+    params = {'kernel': jnp.full((1, 2), 1e-3, jnp.float16)}
+    grads = {'kernel': jnp.full((1, 2), 1e-5, jnp.float16)}
+    self.assertTrue((taylor.weights()(params, grads)['kernel'] > 0).all())
+    found = taylor.channels({'kernel': P(None, 'a')})(params, grads)
+    self.assertTrue((found['a'] > 0).all())
+
 
 class AverageTest(absltest.TestCase):
   def test_leaves_out_what_is_not_finite_and_what_is_not_asked_for(self):

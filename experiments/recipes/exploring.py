@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -13,7 +13,7 @@ from experiments.learning_rates import training
 from experiments.plan import Run, Segment
 from experiments.recipes.once import NMF_KEY, SALIENCIES
 from ong_jax import SparseMethod, patterns, schedules, scores, selection, taylor
-from ong_jax.costs import num_blocks, total
+from ong_jax.costs import check_capacity, num_blocks, total
 from ong_jax.patterns import Pattern
 from ong_jax.types import Mask, Params, Score
 
@@ -68,15 +68,10 @@ def iee(
     )
     for name, value in (('start', start), ('allocate', allocate))
   )
-  return _segments(
-    run,
-    _first_mask(run, begin, first, criterion),
-    hold,
-    criterion,
-    _fractions(run, interval, fraction, until),
-    interval,
-    retraining,
-  )
+  criteria = _Criterion(criterion)
+  prune = _first_mask(run, begin, first, criteria)
+  cycles = _Cycles(run, interval, fraction, until)
+  return _segments(run, prune, hold, criteria, cycles, retraining)
 
 
 def iee_nm(
@@ -93,22 +88,16 @@ def iee_nm(
   """The same with as many of every m weights as the sparsity says."""
   schedules.check_steps(m=m)
   n = round((1 - run.config.sparsity) * m)
-  if not 0 < n < m or 1 - n / m != run.config.sparsity:
-    known = ', '.join(f'{1 - n / m:g}' for n in range(m - 1, 0, -1))
+  if not 0 < n < m or abs(n - (1 - run.config.sparsity) * m) > 1e-4:
+    known = ', '.join(f'{1 - n / m:.6g}' for n in range(m - 1, 0, -1))
     raise ValueError(
       f'`sparsity`={run.config.sparsity} keeps no whole number of every {m} '
       f'weights. Take one of {known}, or another `m`.'
     )
-  pattern = patterns.n_of_m(n, m)
-  return _segments(
-    run,
-    _first_mask(run, pattern, first, criterion),
-    pattern,
-    criterion,
-    _fractions(run, interval, fraction, until),
-    interval,
-    retraining,
-  )
+  pattern, criteria = patterns.n_of_m(n, m), _Criterion(criterion)
+  prune = _first_mask(run, pattern, first, criteria)
+  cycles = _Cycles(run, interval, fraction, until)
+  return _segments(run, prune, pattern, criteria, cycles, retraining)
 
 
 def iee_channels(
@@ -136,105 +125,115 @@ def iee_channels(
   costs = run.costs(cost)
   dense = int(total(costs, num_blocks(costs)))
   capacity = dense - math.ceil(run.config.sparsity * dense)
-  pattern = patterns.whole_channels(run.names, costs, capacity)
-  return _segments(
-    run,
-    _first_mask(run, pattern, first, criterion, run.names),
-    pattern,
-    criterion,
-    _fractions(run, interval, fraction, until),
-    interval,
-    retraining,
-    run.names,
-  )
-
-
-def _fractions(
-  run: Run, interval: int, fraction: float, until: float
-) -> list[float]:
-  """One for each cycle, falling to a hundredth."""
-  schedules.check_steps(interval=interval)
-  plan.check_fraction('fraction', fraction)
-  plan.check_fraction('until', until)
-  num_cycles = int(until * run.steps) // (3 * interval)
-  if not num_cycles:
+  cycles = _Cycles(run, interval, fraction, until)
+  try:
+    check_capacity(costs, capacity - math.ceil(fraction * capacity))
+  except ValueError as error:
     raise ValueError(
-      f'`interval`={interval} must be at most a third of the '
-      f'{int(until * run.steps)} steps that `epochs` and `until` give cycles.'
-    )
-  return schedules.exponential_decay(fraction, _LAST * fraction, num_cycles)
+      f'`sparsity`={run.config.sparsity} is too high for channels, of which '
+      f'`fraction`={fraction} are pruned beyond it for a while: {error}'
+    ) from error
+  pattern = patterns.whole_channels(run.names, costs, capacity)
+  criteria = _Criterion(criterion, run.names)
+  prune = _first_mask(run, pattern, first, criteria)
+  return _segments(run, prune, pattern, criteria, cycles, retraining)
+
+
+class _Criterion(NamedTuple):
+  """A score of weights, or of what is observed of them, or of channels."""
+
+  name: str
+  names: Any = None  # Of the groups of channels, if it is of those.
+
+  def make(self) -> tuple[taylor.Observe | None, Score]:
+    check_choice('criterion', self.name, CRITERIA)
+    if self.name == 'taylor':
+      observe = taylor.channels(self.names) if self.names else taylor.weights()
+      return observe, scores.magnitude
+    if self.name == 'magnitude':
+      return None, self.of_units(scores.magnitude)
+    saliency = SALIENCIES[self.name]
+    score = scores.ong(jax.random.key(NMF_KEY), saliency=saliency)
+    return None, self.of_units(score)
+
+  def of_units(self, score: Score) -> Score:
+    return patterns.per_channel(self.names, score) if self.names else score
+
+
+class _Cycles(NamedTuple):
+  """The stages that fit into the beginning of a run."""
+
+  run: Run
+  interval: int
+  fraction: float
+  until: float
+
+  def fractions(self) -> list[float]:
+    """One for each cycle, falling to a hundredth; none, if nothing moves."""
+    schedules.check_steps(interval=self.interval)
+    plan.check_fraction('fraction', self.fraction)
+    plan.check_fraction('until', self.until)
+    num_steps = int(self.until * self.run.steps)
+    num_cycles = num_steps // (3 * self.interval)
+    if not num_cycles:
+      raise ValueError(
+        f'`interval`={self.interval} must be at most a third of the '
+        f'{num_steps} steps that `epochs` and `until` give cycles.'
+      )
+    if not self.fraction:
+      return []
+    last = _LAST * self.fraction
+    return schedules.exponential_decay(self.fraction, last, num_cycles)
 
 
 def _segments(
   run: Run,
-  first: Callable[[Params, Mask | None], Mask],
+  prune: Callable[[Params, Mask | None], Mask],
   pattern: Pattern,
-  criterion: str,
-  fractions: list[float],
-  interval: int,
+  criterion: _Criterion,
+  cycles: _Cycles,
   retraining: str,
-  names: Any = None,
 ) -> list[Segment]:
   """Starts with a first mask, and goes through the cycles."""
-  observe, score = _criterion(criterion, names)
+  observe, score = criterion.make()
+  fractions = cycles.fractions()
 
   def explored(mask: Mask | None) -> SparseMethod:
     return ong_jax.iee(
       mask,
       pattern,
       fractions=fractions,
-      estimate=interval,
-      improve=interval,
-      explore=interval,
+      estimate=cycles.interval,
+      improve=cycles.interval,
+      explore=cycles.interval,
       score=score,
       observe=observe,
     )
 
-  method = explored if any(fractions) else ong_jax.static
+  method = explored if fractions else ong_jax.static
   rate = training(run.config, run.steps)
   if run.trained:
     rate = plan.retraining_rate(run, retraining, run.steps, run.original_steps)
   return plan.after_dense(run) + [
-    Segment(run.steps, method, rate, first, latent=True)
+    Segment(run.steps, method, rate, prune, latent=bool(fractions))
   ]
 
 
-def _criterion(name: str, names: Any) -> tuple[taylor.Observe | None, Score]:
-  """What is observed, if anything, and the score of it or of the weights."""
-  check_choice('criterion', name, CRITERIA)
-  if name == 'taylor':
-    observe = taylor.channels(names) if names else taylor.weights()
-    return observe, scores.magnitude
-  if name == 'magnitude':
-    return None, _of_channels(names, scores.magnitude)
-  score = scores.ong(jax.random.key(NMF_KEY), saliency=SALIENCIES[name])
-  return None, _of_channels(names, score)
-
-
-def _of_channels(names: Any, score: Score) -> Score:
-  return patterns.per_channel(names, score) if names else score
-
-
 def _first_mask(
-  run: Run,
-  pattern: Pattern,
-  first: str,
-  criterion: str,
-  names: Any = None,
+  run: Run, pattern: Pattern, first: str, criterion: _Criterion
 ) -> Callable[[Params, Mask | None], Mask]:
   """Makes what prunes at the outset."""
   check_choice('first', first, ('random', 'criterion'))
-  observe, score = _criterion(criterion, names)
+  observe, score = criterion.make()
   if first == 'random':
     draw = scores.random(jax.random.key(run.config.seed))
-    observe, score = None, _of_channels(names, draw)
+    observe, score = None, criterion.of_units(draw)
 
   def prune(params, mask):
     del mask
+    values = selection.select(params)
     if observe:
       values = taylor.over(observe, params, run.gradients(params, _BATCHES))
-    else:
-      values = selection.select(params)
     return pattern.expand(pattern.choose(score(values)), params)
 
   return prune

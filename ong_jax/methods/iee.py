@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ong_jax import masks, schedules, scores, selection, taylor
+from ong_jax import masks, moves, scores, selection, taylor
 from ong_jax.method import SparseMethod, masked
 from ong_jax.patterns import Pattern
+from ong_jax.stages import Now, make_cycles
 from ong_jax.transforms import (
   SparseState,
   check_given,
@@ -18,24 +19,6 @@ from ong_jax.transforms import (
   state_of,
 )
 from ong_jax.types import Mask, Params, Predicate, Pruner, Score
-
-
-class _Inner(NamedTuple):
-  """What goes around the inner optimizer's state."""
-
-  inner_state: optax.OptState
-  average: taylor.Average | None  # Of what is observed in this stage.
-  before: Params | None  # Values of when a weight was active last.
-
-
-class _Now(NamedTuple):
-  """Where in its cycle a step is."""
-
-  cycle: jax.Array  # [] int32
-  exploring: jax.Array  # [] bool, as all below.
-  observing: jax.Array
-  prunes: jax.Array  # At the end of the step.
-  grows: jax.Array
 
 
 def iee(
@@ -61,7 +44,8 @@ def iee(
      their moments, BatchNorm and all else that is no weight: what is pruned
      explores, and what it scores is estimated;
   5. of what explored, the highest are grown: the budget is met again.
-  After the last cycle the mask is fixed. Frozen is exact: to the bit.
+  After the last cycle the mask is fixed. Frozen is exact, to the bit, but for
+  moments that have not the shape of their weight, as Adafactor's.
 
   Args:
     first: the mask to begin with, or the pruner that makes it. If its counts
@@ -76,16 +60,20 @@ def iee(
       (the network without what is pruned) and of stage 4 (the whole).
     observe: `(params, gradients) -> scores` of a batch, such as
       `taylor.weights()`. If given, `score` is of their average over the stage,
-      instead of the weights.
-    regrow: `(explored, before) -> values` that grown weights start with, from
-      those at the end of stage 4 and those of when they were active last (of
-      the outset, if never). By default they stay as explored.
+      instead of the weights. Batches that are not finite are left out; a stage
+      of which none is left prunes nothing, and grows the first there are.
+    regrow: `(explored, before) -> values` that grown weights start with, up to
+      rounding, from those at the end of stage 4 and those of when they were
+      active last (of the outset, if never). By default they stay as explored.
     prunable: `(path, leaf) -> bool`.
 
   Returns:
-    A `SparseMethod`. `finish` has the exact budget in stage 1, and after the
-    last cycle; in between it has less. Inside `inner`, bias corrections count
-    all steps, those before a moment started again included.
+    A `SparseMethod`. Training must pass a key to `effective`, which draws
+    nothing but tells it from evaluation: without one, nothing explores. After
+    the first cycle, `finish` has the exact budget in stage 1 and when all
+    cycles are over, and less in between. The state of `inner` counts all steps:
+    Adam, whose moments begin again, takes steps of up to six times its rate
+    when exploring begins.
 
   References:
     Sun et al., Advancing weight and channel sparsification with enhanced
@@ -100,71 +88,51 @@ def iee(
     ...              estimate=1, improve=0, explore=1)
     >>> tx = method.transform(optax.sgd(1.0))
     >>> opt_state = tx.init(params)
-    >>> method.effective(params, opt_state)
+    >>> method.effective(params, opt_state, jax.random.key(0))
     {'kernel': Array([[3., 0., 0.]], dtype=float32)}
   """
-  fractions = [float(x) for x in fractions]
-  _check(fractions, estimate, improve, explore)
-  length = estimate + improve + explore
-
-  def at(count):
-    cycle, step = jnp.divmod(count, length)
-    moves = cycle < len(fractions)
-    exploring = moves & (step >= estimate + improve)
-    return _Now(
-      cycle,
-      exploring,
-      observing=exploring | (moves & (step < estimate)),
-      prunes=moves & (step == estimate - 1),
-      grows=exploring & (step == length - 1),
-    )
+  cycles = make_cycles(fractions, estimate, improve, explore)
+  cuts = [*cycles.fractions, 0.0]
 
   def choose(now, params, state):
+    values = selection.select(_network(params, state.mask, now), prunable)
     if observe:
       values = taylor.mean(state.inner_state.average)
-    else:
-      values = selection.select(_network(params, state.mask, now), prunable)
+    row = jnp.where(now.exploring, len(cycles.fractions), now.cycle)
     kept = pattern.collapse(state.mask)
-    ranked = jax.tree.map(  # Those that trained compete; the others stay.
-      lambda s, k: jnp.where(
-        k ^ now.exploring, _finite(s), jnp.where(k, jnp.inf, -jnp.inf)
-      ),
-      score(values),
-      kept,
-    )
-    row = jnp.where(now.exploring, len(fractions), now.cycle)
-    return pattern.expand(
-      pattern.choose(ranked, [*fractions, 0.0], row), params
-    )
+    move = moves.grow_or_prune(pattern, now.exploring, cuts, row)
+    return pattern.expand(move(score(values), kept), params)
 
   def transform(inner):
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params):
       mask = first_mask(first, params)
-      masked_params = params
-      if jax.tree.leaves(params):  # None when `optax.tree.map_params` probes.
-        masked_params = masks.apply_mask(params, mask)
-      own = _Inner(
-        inner.init(masked_params),
-        taylor.nothing(observe, params) if observe else None,
-        jax.tree.map(jnp.copy, params) if regrow else None,
-      )
-      return SparseState(jnp.zeros([], jnp.int32), mask, own)
+      before = jax.tree.map(jnp.copy, params) if regrow else None
+      if not jax.tree.leaves(params):  # `optax.tree.map_params` probes.
+        average = jnp.zeros([]) if observe else None  # It lets a leaf be.
+        return _state(mask, inner.init(params), average, before)
+      average = taylor.nothing(observe, params) if observe else None
+      shown = masks.apply_mask(params, mask)
+      state = _state(mask, inner.init(shown), average, before)
+      # What does not fit is refused now, not when it is time to prune.
+      jax.eval_shape(choose, cycles.at(state.count), params, state)
+      return state
 
     def update_fn(updates, state, params=None, **extra_args):
       check_given(params)
-      now = at(state.count)
+      now = cycles.at(state.count)
       state = _observed(observe, updates, state, params, now)
       updates, state = _trained(inner, updates, state, params, now, extra_args)
       after = optax.apply_updates(params, updates)
       old, due = state.mask, now.prunes | now.grows
+      if observe:  # Nothing is pruned unseen.
+        due &= now.grows | (state.inner_state.average.count > 0)
       mask = jax.lax.cond(due, lambda: choose(now, after, state), lambda: old)
       if regrow:
-        updates, before = _regrown(
+        updates, state = _regrown(
           regrow, updates, state, params, after, mask, now
         )
-        state = _with_inner(state, before=before)
       return updates, _moved(state, mask, due)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -173,17 +141,25 @@ def iee(
     if key is None:  # Deployed is what is active, also while exploring.
       return masked(trainable, opt_state)
     state = state_of(opt_state)
-    return _network(trainable, state.mask, at(state.count))
+    return _network(trainable, state.mask, cycles.at(state.count))
 
   return SparseMethod(
     transform,
     effective,
-    tracks_statistics=lambda state: ~at(state_of(state).count).exploring,
+    tracks_statistics=lambda s: ~cycles.at(state_of(s).count).exploring,
   )
 
 
-def _network(params: Params, mask: Mask, now: _Now) -> Params:
-  """Returns what runs in training: all that is active, or all there is."""
+class _Inner(NamedTuple):
+  """What goes around the inner optimizer's state."""
+
+  inner_state: optax.OptState
+  average: taylor.Average | None  # Of what is observed in this stage.
+  before: Params | None  # Values of when a weight was active last.
+
+
+def _network(params: Params, mask: Mask, now: Now) -> Params:
+  """What runs in training: all that is active, or all there is."""
   shown = jax.tree.map(lambda m: m | now.exploring, mask)
   return masks.apply_mask(params, shown)
 
@@ -192,8 +168,8 @@ def _observed(observe, grads, state, params, now):
   """Adds a batch to the average of this stage."""
   if not observe:
     return state
-  scores_now = observe(_network(params, state.mask, now), grads)
-  average = taylor.add(state.inner_state.average, scores_now, now.observing)
+  found = observe(_network(params, state.mask, now), grads)
+  average = taylor.add(state.inner_state.average, found, now.observing)
   return _with_inner(state, average=average)
 
 
@@ -239,7 +215,7 @@ def _regrown(regrow, updates, state, params, after, mask, now):
     before,
     state.mask,
   )
-  return updates, before
+  return updates, _with_inner(state, before=before)
 
 
 def _moved(state, mask, due):
@@ -260,21 +236,6 @@ def _with_inner(state, **fields):
   return state._replace(inner_state=state.inner_state._replace(**fields))
 
 
-def _finite(x):
-  """Below what stays in any case, and above what must not."""
-  return jnp.clip(x, jnp.finfo(x.dtype).min, jnp.finfo(x.dtype).max)
-
-
-def _check(fractions, estimate, improve, explore):
-  for fraction in fractions:
-    if not 0 <= fraction < 1:
-      raise ValueError(f'`fractions` must lie in [0, 1); got {fraction}.')
-  schedules.check_steps(estimate=estimate)
-  for name, steps in (('improve', improve), ('explore', explore)):
-    if steps:
-      schedules.check_steps(**{name: steps})
-  if any(fractions) and not explore:
-    raise ValueError(
-      '`explore`=0 gives what is pruned no chance, and growing would go by '
-      'chance: let it explore, or make all `fractions` 0.'
-    )
+def _state(mask, inner_state, average, before):
+  own = _Inner(inner_state, average, before)
+  return SparseState(jnp.zeros([], jnp.int32), mask, own)
