@@ -118,7 +118,7 @@ def collapse(names: Any, mask: Mask) -> dict[str, jax.Array]:
   for spec, m in zip(jax.tree.leaves(specs), jax.tree.leaves(mask)):
     for axis, group in enumerate(spec):
       if group is not None:
-        kept[group] |= m.any([i for i in range(m.ndim) if i != axis])
+        kept[group] |= m.any(tuple(i for i in range(m.ndim) if i != axis))
   return kept
 
 
