@@ -104,12 +104,6 @@ class MethodsTest(parameterized.TestCase):
     self.assertEqual(given['interval'], interval)
     self.assertAlmostEqual(given['rate'], rate)
 
-  @parameterized.parameters((200, 1.0), (50, 2.0), (4, 12.5), (0, 100.0))
-  def test_the_gate_of_optg_has_one_share_of_every_run(self, epochs, beta):
-    recipe = METHODS['optg'].recipe
-    run = Run(Config(method='optg', epochs=epochs), steps_per_epoch=40)
-    self.assertEqual(options.complete(recipe, {}, run)['beta'], beta)
-
   def test_probmask_draws_before_it_retrains(self):
     segments = _segments('probmask', {'draws': 10}, epochs=5)
     self.assertEqual(

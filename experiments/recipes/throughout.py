@@ -51,20 +51,11 @@ def dnw(run: Run, *, allocate: str = 'pooled') -> list[Segment]:
   return plan.throughout(run, method)
 
 
-def _as_steep(run: Run) -> float:
-  """Returns beta such that the gate has the paper's share of the run.
-
-  That is 1 in the 100 epochs or more of the paper. In runs of fewer intervals
-  (of an epoch, or an eighth of the run) it rises as they become fewer.
-  """
-  return max(1.0, 100 * plan.an_epoch(run) / max(run.steps, 1))
-
-
 def optg(
   run: Run,
   *,
   interval: int = plan.an_epoch,
-  beta: float = _as_steep,
+  beta: float = 1.0,
   train_weights: bool = True,
   allocate: str = 'pooled',
 ) -> list[Segment]:
