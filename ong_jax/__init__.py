@@ -1,6 +1,8 @@
 """Sparse training in JAX: pruners, masks, and optax transformations."""
 
 from ong_jax import allocation as allocation
+from ong_jax import channels as channels
+from ong_jax import costs as costs
 from ong_jax import nmf as nmf
 from ong_jax import patterns as patterns
 from ong_jax import saliency as saliency
