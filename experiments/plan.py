@@ -28,6 +28,9 @@ class Segment(NamedTuple):
   prune: Callable[[Params, Mask | None], Mask] | None = None
   keep_at: int | None = None  # The step whose weights are kept for rewinding.
   rewind: bool = False  # Whether to begin with those.
+  # Whether what trains is not what is deployed: if a run ends so, BatchNorm is
+  # estimated anew.
+  soft: bool = False
   latent: bool = False  # Whether what is pruned lives on, behind the mask.
   samples: int = 1  # A step, of what the method draws at random.
   # Masks to draw at the end, of which the best on training images is kept; 0

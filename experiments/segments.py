@@ -80,7 +80,8 @@ def run_segments(
         save(session, state)
       network = end_segment(setup, session, segments[i], state, last)
       state = None
-  return _conclude(setup, session, network, last_step, resumed_at)
+  soft = segments[-1].soft
+  return _conclude(setup, session, network, soft, last_step, resumed_at)
 
 
 def _segment_at(starts: list[int], step: int) -> int:
@@ -132,12 +133,13 @@ def _conclude(
   setup: Setup,
   session: Session,
   network: Network,
+  soft: bool,
   step: int,
   resumed_at: int,
 ) -> Outcome:
   """Evaluates what the last segment has left, after its pruning if any."""
   stats, accuracy = network.stats, session.accuracies.get(step)
-  if metrics.drop(network.deployed, network.params).changed:
+  if soft or metrics.drop(network.deployed, network.params).changed:
     stats, record = handover.pruning_record(
       setup, step, network, network.params, accuracy
     )

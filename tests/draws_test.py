@@ -145,6 +145,26 @@ class DrawsTest(absltest.TestCase):
     self.assertLen(record['train_accuracies'], 5)
     self.assertEqual(record['kept'][record['best']], _count(outcomes[0].params))
 
+  def test_what_ends_soft_is_evaluated_with_statistics_of_the_mask(self):
+    setup = _setup()
+    setup = setup._replace(test_data=setup.train_data)
+    found = []
+    for soft in (False, True):
+      network = _network()  # What a run begins with is given away.
+      segment = _segment(num_draws=0)._replace(soft=soft)
+      found.append(
+        segments.run_segments(
+          setup, [segment], network.params, network.stats, None, 60
+        )
+      )
+    hard, soft = found
+    chex.assert_trees_all_equal(hard.params, soft.params)
+    self.assertEmpty(hard.prunings)
+    (record,) = soft.prunings
+    self.assertEqual(record['accuracy_before'], hard.accuracy)
+    expected = setup.reestimate(soft.params, soft.stats, setup.train_data)
+    chex.assert_trees_all_equal(soft.stats, expected)
+
 
 def _count(params):
   return metrics.drop(params, params).nonzero_after

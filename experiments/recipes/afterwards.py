@@ -143,4 +143,5 @@ def probmask(
   *before, segment = plan.throughout(run, method, run.steps - rest)
   low = Rate(lambda step: 0.01)
   last = [Segment(rest, ong_jax.static, low)] if rest else []
-  return [*before, segment._replace(samples=samples, draws=draws), *last]
+  segment = segment._replace(samples=samples, draws=draws, soft=True)
+  return [*before, segment, *last]
