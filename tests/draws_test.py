@@ -151,7 +151,7 @@ class DrawsTest(absltest.TestCase):
     found = []
     for soft in (False, True):
       network = _network()  # What a run begins with is given away.
-      segment = _segment(num_draws=0)._replace(soft=soft)
+      segment = _segment(12, num_draws=0)._replace(soft=soft)
       found.append(
         segments.run_segments(
           setup, [segment], network.params, network.stats, None, 60
