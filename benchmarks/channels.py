@@ -1,8 +1,9 @@
 """Is a network without channels as fast as its table of latencies says?
 
-    python -m benchmarks.channels RUN
+    python -m benchmarks.channels RUN [DATA_DIR]
 
-RUN is the `--workdir` of a finished run of `iee-channels` by latency. Makes the
+RUN is the `--workdir` of a finished run of `iee-channels` by latency, DATA_DIR
+what `--data_dir` was, if it was given. Makes the
 smaller network, compares its logits with those of the masked one on 500 test
 images, and measures both and the dense one, in turns.
 """
