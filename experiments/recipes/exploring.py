@@ -126,8 +126,9 @@ def iee_channels(
   dense = int(total(costs, num_blocks(costs)))
   capacity = dense - math.ceil(run.config.sparsity * dense)
   cycles = _Cycles(run, interval, fraction, until)
+  most = max(cycles.fractions(), default=0)
   try:
-    check_capacity(costs, capacity - math.ceil(fraction * capacity))
+    check_capacity(costs, capacity - math.ceil(most * capacity))
   except ValueError as error:
     raise ValueError(
       f'`sparsity`={run.config.sparsity} is too high for channels, of which '
