@@ -138,8 +138,12 @@ def save(path: str | os.PathLike, table: Costs) -> None:
   """Writes costs as JSON, so that a run goes on with the table it began with.
 
   Example:
+    >>> import tempfile
+    >>> path = f'{tempfile.mkdtemp()}/latency.json'
     >>> table = Costs({'a': 2}, [LayerCost(None, 'a', np.array([[0, 5]]))], 1)
-    >>> save('latency.json', table)  # doctest: +SKIP
+    >>> save(path, table)
+    >>> load(path).layers
+    [LayerCost(inputs=None, outputs='a', table=array([[0, 5]]))]
   """
   layers = [
     layer._asdict() | {'table': np.asarray(layer.table).tolist()}
@@ -157,7 +161,11 @@ def load(path: str | os.PathLike) -> Costs:
     ValueError: the file does not hold costs.
 
   Example:
-    >>> load('latency.json')  # doctest: +SKIP
+    >>> load('/dev/null')
+    Traceback (most recent call last):
+      ...
+    ValueError: '/dev/null' does not hold costs (Expecting value: line 1 \
+column 1 (char 0)).
   """
   try:
     with open(path) as file:
