@@ -3,9 +3,9 @@
     python -m benchmarks.channels RUN [DATA_DIR]
 
 RUN is the `--workdir` of a finished run of `iee-channels` by latency, DATA_DIR
-what `--data_dir` was, if it was given. Makes the
-smaller network, compares its logits with those of the masked one on 500 test
-images, and measures both and the dense one, in turns.
+what `--data_dir` was, if it was given. Makes the smaller network, compares its
+logits with those of the masked one on 500 test images, and measures both it and
+the dense one, in turns.
 """
 
 import pathlib
