@@ -92,7 +92,7 @@ def _cifar(
       download=False,
     )
     arrays = *_read_split(train), *_read_split(test)
-  except NotImplementedError as error:
+  except NotImplementedError as error:  # Of TFDS, for TFRecord files.
     raise ValueError(
       f'Data set {name!r} in {data_dir!r} is stored in a format that needs '
       'TensorFlow. Name another directory with `--data_dir` or '

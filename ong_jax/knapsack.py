@@ -7,7 +7,7 @@ on every device.
 
 References:
   Shen et al., Structural Pruning via Latency-Saliency Knapsack, 2022,
-  arXiv:2210.06659, which solves the same problem greedily.
+  arXiv:2210.06659, whose code keeps to prefixes greedily.
   Sinha, Zoltners, The Multiple-Choice Knapsack Problem, 1979.
 """
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl.testing import absltest, parameterized
+from flax import serialization
 from jax.sharding import PartitionSpec as P
 from toy_problem import (
   DECAY,
@@ -176,6 +177,28 @@ class IeeTest(parameterized.TestCase):
       )
       chex.assert_trees_all_equal(method.effective(PARAMS, at), masked)
       self.assertEqual(bool(method.tracks_statistics(at)), not explores)
+
+  def test_resumes_from_any_stage_to_the_same_bits(self):
+    method = _method(observe=taylor.weights(), regrow=lambda new, old: old)
+    tx = method.transform(INNER)
+
+    @jax.jit
+    def step(params, state):
+      def run(params):
+        return loss(method.effective(params, state, jax.random.key(0)))
+
+      updates, state = tx.update(jax.grad(run)(params), state, params)
+      return optax.apply_updates(params, updates), state
+
+    carries = [(PARAMS, tx.init(PARAMS))]
+    for _ in range(2 * _LENGTH + 2):
+      carries.append(step(*carries[-1]))
+    for start in (1, 4, 7, _LENGTH, 2 * _LENGTH + 1):  # One of each stage.
+      stored = serialization.to_bytes(carries[start])
+      carry = serialization.from_bytes((PARAMS, tx.init(PARAMS)), stored)
+      for _ in range(start, 2 * _LENGTH + 2):
+        carry = step(*carry)
+      chex.assert_trees_all_equal(carry, carries[-1])
 
   def test_without_moves_is_training_under_one_mask(self):
     method = _method(fractions=[0.0, 0.0], explore=0)

@@ -76,6 +76,16 @@ class ChannelsTest(absltest.TestCase):
     self.assertEqual(float(found['a'][2]), 0)
     self.assertTrue((np.delete(np.asarray(found['a']), 2) > 0).all())
 
+  def test_a_useless_copy_of_a_channel_ranks_last(self):
+    params = _params()
+    conv = params['conv']['kernel']
+    params['conv']['kernel'] = conv.at[..., 3].set(conv[..., 1])
+    read = params['linear']['kernel']
+    params['linear']['kernel'] = read.at[3].set(0)  # Nobody reads the copy.
+    found = taylor.channels(_NAMES)(params, jax.grad(_loss)(params))
+    self.assertEqual(int(found['b'].argmin()), 3)
+    self.assertGreater(float(found['b'][1]), float(found['b'][3]))
+
   def test_a_bias_without_a_scale_is_of_its_layer(self):
     names = {'kernel': P(None, 'a'), 'bias': P('a')}
     params = {'kernel': jnp.ones((3, 2)), 'bias': jnp.array([0.0, 2.0])}
