@@ -1,8 +1,7 @@
-"""Gradients for scores that look at data before anything is trained."""
+"""Training images that are looked at before anything is trained."""
 
-import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -13,57 +12,89 @@ from experiments import inputs
 from experiments.config import Config
 
 
-def make_gradients(
-  config: Config, model: nn.Module, data: inputs.Images
-) -> Callable[[Any, int], Iterator[Any]]:
-  """Makes `(params, num_batches) -> gradients`, one batch after the other.
+class Batches:
+  """The first images of a split, batch by batch; none of them is held.
 
-  Of the training loss on the first training images as they are, in batches of
-  `batch_size`, with BatchNorm in training mode. On one device, so that sums
-  round the same however many there are. No two batches are held.
-
-  Args:
-    config: of the run.
-    model: whose parameters they are of.
-    data: for training.
-
-  Returns:
-    The function. It raises a `ValueError` if there are too few images.
+  Normalized, as they are, on one device, so that sums round the same however
+  many there are.
   """
 
-  @jax.jit
-  def gradient(params, images, labels):
-    images = inputs.normalize(config, images)
-    init = functools.partial(model.init, train=False)
-    variables = jax.eval_shape(init, jax.random.key(0), images)
-    stats = jax.tree.map(
-      lambda x: jnp.zeros(x.shape, x.dtype), variables['batch_stats']
-    )
-    targets = jax.nn.one_hot(labels, model.num_classes)
-    targets = optax.smooth_labels(targets, config.label_smoothing)
-
-    def loss(params):
-      logits, _ = model.apply(
-        {'params': params, 'batch_stats': stats},
-        images,
-        train=True,
-        mutable=['batch_stats'],
-      )
-      return optax.softmax_cross_entropy(logits, targets).mean()
-
-    return jax.grad(loss)(params)
-
-  def gradients(params, num_batches):
+  def __init__(self, config: Config, data: inputs.Images, num_batches: int):
+    """Refuses more batches than there are."""
     size = config.batch_size
     if num_batches * size > len(data.labels):
       raise ValueError(
         f'{num_batches} batches of `batch_size`={size} are more than the '
         f'{len(data.labels)} training images. Lower `batch_size`.'
       )
-    for i in range(num_batches):
-      batch = jax.device_get(
-        jax.tree.map(lambda x, i=i: x[i * size : (i + 1) * size], data)
-      )
-      yield gradient(params, *batch)
+    self._config, self._data, self._num = config, data, num_batches
 
-  return gradients
+  def __iter__(self) -> Iterator[inputs.Images]:
+    """Begins again."""
+    size = self._config.batch_size
+    for i in range(self._num):
+      images, labels = jax.device_get(
+        jax.tree.map(lambda x, i=i: x[i * size : (i + 1) * size], self._data)
+      )
+      yield inputs.Images(inputs.normalize(self._config, images), labels)
+
+
+class Calibration(NamedTuple):
+  """A network on data, as functions of its parameters."""
+
+  batches: Callable[[int], Batches]  # Of so many.
+  loss: Callable[[Any, Any], jax.Array]  # (params, batch) -> [].
+  logits: Callable[[Any, Any], jax.Array]  # (params, batch) -> [b, classes]
+  flow: Callable[[Any], jax.Array]  # params -> [], see `ong_jax.synflow`.
+
+
+def make(config: Config, model: nn.Module, data: inputs.Images) -> Calibration:
+  """Makes what scores that look at data are given.
+
+  BatchNorm is in training mode, so that nothing depends on its averages; in the
+  flow, which has no data, it does nothing.
+
+  Args:
+    config: of the run.
+    model: that is pruned.
+    data: for training.
+  """
+
+  def logits(params, batch):
+    stats = _statistics(model, batch.images, jnp.zeros)
+    outputs, _ = model.apply(
+      {'params': params, 'batch_stats': stats},
+      batch.images,
+      train=True,
+      mutable=['batch_stats'],
+    )
+    return outputs
+
+  def loss(params, batch):
+    targets = jax.nn.one_hot(batch.labels, model.num_classes)
+    targets = optax.smooth_labels(targets, config.label_smoothing)
+    return optax.softmax_cross_entropy(logits(params, batch), targets).mean()
+
+  def flow(params):
+    # In double precision: in single it overflows after some forty layers.
+    wide = model.clone(dtype=jnp.dtype('float64'))
+    images = jnp.ones((1, *data.images.shape[1:]))
+    stats = _statistics(model, images, jnp.ones)
+    variables = {'params': params, 'batch_stats': stats}
+    return wide.apply(variables, images, train=False).sum()
+
+  def batches(num_batches):
+    return Batches(config, data, num_batches)
+
+  return Calibration(batches, loss, logits, flow)
+
+
+def _statistics(model: nn.Module, images: Any, fill: Callable) -> Any:
+  """BatchNorm's averages, of which nothing but the variance may matter."""
+  variables = jax.eval_shape(
+    lambda x: model.init(jax.random.key(0), x, train=False), images
+  )
+  return jax.tree_util.tree_map_with_path(
+    lambda path, x: (fill if path[-1].key == 'var' else jnp.zeros)(x.shape),
+    variables['batch_stats'],
+  )

@@ -107,8 +107,7 @@ def shapes_at(
   def walk(network):
     for i, segment in enumerate(segments):
       if segment.prune:
-        mask = segment.prune(network.params, network.mask)
-        network = network._replace(mask=mask)
+        network = _pruned(segment, network)
       state = begin(setup, segment, step, network)
       if i + 1 < len(segments):
         network = end(segment, state)
@@ -147,9 +146,8 @@ def start(
   begun = time.monotonic()
   pruned = network.params
   if segment.prune:
-    mask = segment.prune(network.params, network.mask)
-    network = network._replace(mask=mask)
-    pruned = jax.block_until_ready(apply_mask(network.params, mask))
+    network = _pruned(segment, network)
+    pruned = jax.block_until_ready(apply_mask(network.params, network.mask))
   seconds = time.monotonic() - begun
   drop = metrics.drop(network.deployed, pruned)
   peak = setup.config.learning_rate * segment.rate.adapt(drop)
@@ -165,6 +163,11 @@ def start(
     network = network._replace(stats=stats)
   state = begin(setup, segment, step, network, peak)
   return jax.device_put(state, sharding.shardings(setup.mesh, state)), record
+
+
+def _pruned(segment: Segment, network: Network) -> Network:
+  params, mask = segment.prune(network.params, network.mask)
+  return network._replace(params=params, mask=mask)
 
 
 def pruning_record(

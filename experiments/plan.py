@@ -1,9 +1,10 @@
 """A run as a list of segments, and the parts that recipes share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import ong_jax
+from experiments.calibration import Calibration
 from experiments.config import Config, check_choice
 from experiments.learning_rates import RETRAINING, Rate, training
 from ong_jax import SparseMethod, allocation
@@ -24,8 +25,9 @@ class Segment(NamedTuple):
   steps: int
   method: Callable[[Mask | None], SparseMethod]  # Of the mask at the beginning.
   rate: Rate
-  # (params, mask) -> the mask at the beginning; else it is the last one.
-  prune: Callable[[Params, Mask | None], Mask] | None = None
+  # (params, mask) -> those at the beginning, else they are the last ones. The
+  # params are not masked yet, and may be others than were given.
+  prune: Callable[[Params, Mask | None], tuple[Params, Mask]] | None = None
   keep_at: int | None = None  # The step whose weights are kept for rewinding.
   rewind: bool = False  # Whether to begin with those.
   # Whether what trains is not what is deployed: if a run ends so, BatchNorm is
@@ -43,8 +45,7 @@ class Run(NamedTuple):
 
   config: Config
   steps_per_epoch: int
-  # (params, num_batches) -> gradients of the loss, one batch after the other.
-  gradients: Callable[[Params, int], Iterator[Params]] | None = None
+  calibration: Calibration | None = None  # Data to look at before training.
   names: Any = None  # Of the groups of channels: see `ong_jax.channels`.
   costs: Callable[[str], Costs] | None = None  # By 'weights', 'macs', ...
 
@@ -81,6 +82,13 @@ def an_epoch(run: Run) -> int:
   return max(1, min(run.steps_per_epoch, run.steps // 8))
 
 
+def by(
+  pruner: Pruner,
+) -> Callable[[Params, Mask | None], tuple[Params, Mask]]:
+  """Prunes all of the weights by one pruner, whatever was pruned before."""
+  return lambda params, mask: (params, pruner(params))
+
+
 def dense_segment(run: Run, num_steps: int) -> Segment:
   """Trains under a mask that keeps everything."""
   everything = ong_jax.magnitude(sparsity=0)
@@ -88,7 +96,7 @@ def dense_segment(run: Run, num_steps: int) -> Segment:
     num_steps,
     ong_jax.static,
     training(run.config, num_steps),
-    prune=lambda params, mask: everything(params),
+    prune=by(everything),
   )
 
 
@@ -108,7 +116,7 @@ def once(run: Run, pruner: Pruner, retraining: str) -> list[Segment]:
       run.steps,
       ong_jax.static,
       rate,
-      prune=lambda params, mask: pruner(params),
+      prune=by(pruner),
     )
   ]
 

@@ -88,7 +88,7 @@ def run(
   plan = Run(
     setup.config,
     setup.steps_per_epoch,
-    calibration.make_gradients(setup.config, setup.model, setup.train_data),
+    calibration.make(setup.config, setup.model, setup.train_data),
     groups.names(setup.model)['params'],
     costing.make_costs(setup.model, setup.config.batch_size, workdir),
   )

@@ -44,7 +44,7 @@ def uniform(scores: Scores, sparsity: float) -> Counts:
   """
   kept = masks.num_kept(scores, sparsity)
   leaves, treedef = jax.tree.flatten(scores)
-  return treedef.unflatten(_proportional([x.size for x in leaves], kept))
+  return treedef.unflatten(proportional([x.size for x in leaves], kept))
 
 
 def erk(scores: Scores, sparsity: float) -> Counts:
@@ -85,16 +85,20 @@ def erk(scores: Scores, sparsity: float) -> Counts:
     if not full:
       break
     dense |= full
-  counts = _proportional(shares, rest)
+  counts = proportional(shares, rest)
   return treedef.unflatten(
     leaf.size if i in dense else counts[i] for i, leaf in enumerate(leaves)
   )
 
 
-def _proportional(shares: list[int], total: int) -> list[int]:
+def proportional(shares: list[int], total: int) -> list[int]:
   """Splits `total` in proportion, by largest remainder; of ties the first.
 
   All in integers: a share is shares[i] * total / sum(shares).
+
+  Example:
+    >>> proportional([1, 1, 2], 6)
+    [2, 1, 3]
   """
   whole = max(sum(shares), 1)
   counts = [share * total // whole for share in shares]

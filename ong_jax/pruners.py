@@ -7,11 +7,13 @@ import jax
 import numpy as np
 
 from ong_jax import allocation, masks, ranking, scores, selection
+from ong_jax.patterns import Pattern
 from ong_jax.saliency import Rank, Saliency, residual
 from ong_jax.types import (
   Allocation,
   Counts,
   Mask,
+  Measure,
   Params,
   Predicate,
   Pruner,
@@ -22,9 +24,11 @@ from ong_jax.types import (
 
 def one_shot(
   score: Score,
-  sparsity: float,
+  sparsity: float | None = None,
   *,
   allocate: Allocation = allocation.uniform,
+  pattern: Pattern | None = None,
+  measure: Measure | None = None,
   prunable: Predicate = selection.is_kernel,
 ) -> Pruner:
   """Makes a pruner that keeps the weights of the highest scores.
@@ -35,6 +39,10 @@ def one_shot(
       N - round(sparsity * N) of them are kept, ties included.
     allocate: how the budget is split among leaves: `allocation.uniform`,
       `erk`, or `pooled` for one ranking over all.
+    pattern: instead of `sparsity` and `allocate`, a budget of its own and what
+      competes for it; see `ong_jax.patterns`.
+    measure: `params -> values` shaped as the weights, which the score is of
+      instead of the weights themselves; see `ong_jax.calibrated`.
     prunable: `(path, leaf) -> bool`, which leaves are weights.
 
   Returns:
@@ -43,7 +51,8 @@ def one_shot(
     jitted; then what depends on values is not checked.
 
   Raises:
-    ValueError: at once for a `sparsity` out of range; from the pruner for
+    ValueError: at once for a `sparsity` out of range, or for one and a
+      pattern; from the pruner for
       non-finite weights, for NaN scores, and for a budget below one weight a
       leaf or below the floors of `scores.at_least`.
 
@@ -52,20 +61,30 @@ def one_shot(
     >>> prune({'kernel': jnp.array([[1.0, -3.0]]), 'bias': jnp.zeros(2)})
     {'bias': None, 'kernel': Array([[False,  True]], dtype=bool)}
   """
-  masks.check_sparsity(sparsity)
+  if (sparsity is None) == (pattern is None):
+    raise ValueError(
+      f'One of `sparsity` and `pattern` must be given; got {sparsity} and '
+      f'{pattern}.'
+    )
+  if pattern is None:
+    masks.check_sparsity(sparsity)
 
   def prune(params: Params) -> Mask:
     weights = selection.select(params, prunable)
-    counts = jax.tree.map(operator.index, allocate(weights, sparsity))
+    counts = None
+    if pattern is None:
+      counts = jax.tree.map(operator.index, allocate(weights, sparsity))
     for path, leaf in _on_host(weights):
       if not np.isfinite(leaf).all():
         raise ValueError(
           f"Leaf '{selection.name_of(path)}' has weights that are not finite; "
           'pruning would hide it. Look at how they were trained or loaded.'
         )
-    ranked = score(weights)
+    ranked = score(measure(params) if measure else weights)
     _check_scores(ranked, counts)
-    return ranking.top_k(ranked, counts)
+    if pattern is None:
+      return ranking.top_k(ranked, counts)
+    return pattern.expand(pattern.choose(ranked), params)
 
   return prune
 
@@ -85,7 +104,7 @@ def _on_host(
   ]
 
 
-def _check_scores(ranked: Scores, counts: Counts) -> None:
+def _check_scores(ranked: Scores, counts: Counts | None) -> None:
   """Raises for NaN, and where more scores are infinite than are kept."""
   floors = {}
   for path, leaf in _on_host(ranked):
@@ -93,6 +112,8 @@ def _check_scores(ranked: Scores, counts: Counts) -> None:
     if num_nan := np.isnan(leaf).sum():
       raise ValueError(f"Leaf '{name}' has {num_nan} NaN scores.")
     floors[name] = np.isposinf(leaf).sum()
+  if counts is None:  # A pattern's own business.
+    return
   if isinstance(counts, int):
     floors = {'all leaves': sum(floors.values())}
   for (name, floor), kept in zip(floors.items(), jax.tree.leaves(counts)):
@@ -167,6 +188,41 @@ def magnitude(
   """
   return one_shot(
     scores.magnitude, sparsity, allocate=allocate, prunable=prunable
+  )
+
+
+def lamp(
+  *, sparsity: float, prunable: Predicate = selection.is_kernel
+) -> Pruner:
+  """Makes a pruner by layer-adaptive magnitude, in one ranking.
+
+  Each squared weight is divided by the sum of those of its leaf that are not
+  below it; see `scores.lamp`. No leaf is emptied before all are down to one
+  weight.
+
+  Args:
+    sparsity: fraction of the prunable weights to remove, in [0, 1).
+    prunable: `(path, leaf) -> bool`.
+
+  Returns:
+    A function `params -> mask`; see `one_shot`.
+
+  References:
+    Lee et al., Layer-adaptive sparsity for the magnitude-based pruning, 2021,
+    arXiv:2010.07611.
+
+  Example:
+    >>> params = {'a': {'kernel': jnp.array([[1.0, 2.0]])},
+    ...           'b': {'kernel': jnp.array([[30.0, 10.0]])}}
+    >>> lamp(sparsity=0.5)(params)
+    {'a': {'kernel': Array([[False,  True]], dtype=bool)}, \
+'b': {'kernel': Array([[ True, False]], dtype=bool)}}
+  """
+  return one_shot(
+    scores.lamp(scores.magnitude),
+    sparsity,
+    allocate=allocation.pooled,
+    prunable=prunable,
   )
 
 

@@ -32,6 +32,16 @@ def magnitude(weights: Weights) -> Scores:
   return jax.tree.map(jnp.abs, weights)
 
 
+def identity(weights: Weights) -> Scores:
+  """Scores by the values as they are: for a measure that is a score itself.
+
+  Example:
+    >>> identity({'kernel': jnp.array([-2.0, 1.0])})
+    {'kernel': Array([-2.,  1.], dtype=float32)}
+  """
+  return weights
+
+
 def random(key: jax.Array) -> Score:
   """Scores at random, uniform in [0, 1), float32.
 

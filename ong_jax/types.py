@@ -1,4 +1,4 @@
-"""The four kinds of function that everything is made of, and their values.
+"""The kinds of function that everything is made of, and their values.
 
 All trees have the structure of the params. Leaves that are not prunable are
 `None` in weights, scores, counts and masks; `jax.tree.map` skips them.
@@ -17,5 +17,6 @@ Mask = Any  # bool arrays shaped as their weights; True = kept.
 
 Predicate = Callable[[jax.tree_util.KeyPath, jax.Array], bool]
 Score = Callable[[Weights], Scores]
+Measure = Callable[[Params], Weights]  # What is scored in place of the weights.
 Allocation = Callable[[Scores, float], Counts]
 Pruner = Callable[[Params], Mask]

@@ -23,7 +23,7 @@ def _counts(segments, params=_PARAMS):
   mask, counts, masks = None, [], []
   for segment in segments:
     if segment.prune:
-      mask = segment.prune(params, mask)
+      params, mask = segment.prune(params, mask)
       params = apply_mask(params, mask)
       counts.append(sum(int(m.sum()) for m in jax.tree.leaves(mask)))
       masks.append(mask)
@@ -47,10 +47,10 @@ class ImpTest(parameterized.TestCase):
 
   def test_what_is_pruned_does_not_come_back(self):
     segments = cycles.imp(_run(init_from='x'), phases=3)
-    mask = segments[0].prune(_PARAMS, None)
+    _, mask = segments[0].prune(_PARAMS, None)
     # Survivors that training has made 0 tie with what was pruned.
     zeros = jax.tree.map(jnp.zeros_like, _PARAMS)
-    again = segments[1].prune(zeros, mask)
+    _, again = segments[1].prune(zeros, mask)
     for old, new in zip(*map(jax.tree.leaves, (mask, again))):
       self.assertFalse((new & ~old).any())
 

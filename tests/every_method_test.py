@@ -106,8 +106,8 @@ def _begin(setup, segment, step, network):
   """As `handover.start`, but silent, and without measuring anything."""
   network = jax.device_put(network, jax.devices()[0])
   if segment.prune:
-    mask = segment.prune(network.params, network.mask)
-    network = network._replace(mask=mask)
+    params, mask = segment.prune(network.params, network.mask)
+    network = network._replace(params=params, mask=mask)
   state = handover.begin(setup, segment, step, network, peak=0.05)
   return jax.device_put(state, sharding.shardings(setup.mesh, state))
 

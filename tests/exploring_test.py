@@ -36,8 +36,7 @@ def _run(**fields):
     jnp.asarray(rng.integers(0, 256, (48, 2, 2, 3)), jnp.uint8),
     jnp.asarray(rng.integers(0, 3, 48), jnp.int32),
   )
-  gradients = calibration.make_gradients(config, Small(), data)
-  return Run(config, 10, gradients)
+  return Run(config, 10, calibration.make(config, Small(), data))
 
 
 def _params():
@@ -47,7 +46,7 @@ def _params():
 
 def _first(run, recipe=exploring.iee, **options):
   defaults = {'first': 'criterion', 'interval': 2}
-  return recipe(run, **(defaults | options))[-1].prune(_params(), None)
+  return recipe(run, **(defaults | options))[-1].prune(_params(), None)[1]
 
 
 class RecipeTest(parameterized.TestCase):
@@ -88,13 +87,15 @@ class RecipeTest(parameterized.TestCase):
   def test_taylor_looks_at_ten_batches(self):
     run, seen = _run(), []
 
-    def watched(params, num_batches):
-      for grads in run.gradients(params, num_batches):
-        seen.append(grads)
-        yield grads
+    def watched(num_batches):
+      seen.extend(run.calibration.batches(num_batches))
+      return seen
 
-    mask = _first(run._replace(gradients=watched), criterion='taylor')
+    own = run.calibration._replace(batches=watched)
+    mask = _first(run._replace(calibration=own), criterion='taylor')
     self.assertLen(seen, 10)
+    loss = run.calibration.loss
+    seen = [jax.grad(loss)(_params(), batch) for batch in seen]
     first, second = (g['linear']['kernel'] for g in seen[:2])
     self.assertTrue((first != second).any())
     kernel = _params()['linear']['kernel']
@@ -102,7 +103,7 @@ class RecipeTest(parameterized.TestCase):
     kept = mask['linear']['kernel']
     self.assertGreater(score[kept].min(), score[~kept].max())
     with self.assertRaisesRegex(ValueError, '13 batches .* 48 training images'):
-      next(run.gradients(_params(), 13))
+      run.calibration.batches(13)
 
   def test_without_moves_it_is_static(self):
     (segment,) = exploring.iee(_run(), first='random', interval=2, fraction=0.0)
@@ -121,7 +122,7 @@ class RecipeTest(parameterized.TestCase):
     (segment,) = exploring.iee_nm(
       _run(sparsity=sparsity), m=m, first='random', interval=2
     )
-    mask = segment.prune({'kernel': jnp.zeros((m, 3))}, None)
+    _, mask = segment.prune({'kernel': jnp.zeros((m, 3))}, None)
     np.testing.assert_array_equal(mask['kernel'].sum(0), n)
 
   def test_channels_that_cannot_be_paid_for_are_refused_at_once(self):

@@ -35,7 +35,7 @@ def _segment(setup, *, retraining='llr', **fields):
     4,
     ong_jax.static,
     plan.retraining_rate(context, retraining, 4, 400),
-    prune=lambda params, mask: prune(params),
+    prune=plan.by(prune),
   )
   return segment._replace(**fields)
 

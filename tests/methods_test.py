@@ -32,7 +32,7 @@ def _segments(name, given=None, **fields):
 
 def _mask(name, given=None, **fields):
   """The mask that the first segment of a method begins with."""
-  return _segments(name, given, **fields)[0].prune(_params(), None)
+  return _segments(name, given, **fields)[0].prune(_params(), None)[1]
 
 
 class MethodsTest(parameterized.TestCase):

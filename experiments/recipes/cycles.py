@@ -135,7 +135,7 @@ def _cycles(
 
 def _among_survivors(
   sparsity: float, allocate: str
-) -> Callable[[Params, Mask | None], Mask]:
+) -> Callable[[Params, Mask | None], tuple[Params, Mask]]:
   """Prunes further, by magnitude, among what is left.
 
   Unless an allocation by leaf gives one of them more than it had: rounding may.
@@ -150,6 +150,6 @@ def _among_survivors(
         return ranked
       return jax.tree.map(lambda x, m: jnp.where(m, x, -1), ranked, mask)
 
-    return ong_jax.one_shot(score, sparsity, allocate=split)(params)
+    return params, ong_jax.one_shot(score, sparsity, allocate=split)(params)
 
   return prune

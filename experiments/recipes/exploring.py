@@ -12,7 +12,15 @@ from experiments.config import check_choice
 from experiments.learning_rates import training
 from experiments.plan import Run, Segment
 from experiments.recipes.once import NMF_KEY, SALIENCIES
-from ong_jax import SparseMethod, patterns, schedules, scores, selection, taylor
+from ong_jax import (
+  SparseMethod,
+  calibrated,
+  patterns,
+  schedules,
+  scores,
+  selection,
+  taylor,
+)
 from ong_jax.costs import check_capacity, num_blocks, total
 from ong_jax.patterns import Pattern
 from ong_jax.types import Mask, Params, Score
@@ -189,7 +197,7 @@ class _Cycles(NamedTuple):
 
 def _segments(
   run: Run,
-  prune: Callable[[Params, Mask | None], Mask],
+  prune: Callable[[Params, Mask | None], tuple[Params, Mask]],
   pattern: Pattern,
   criterion: _Criterion,
   cycles: _Cycles,
@@ -222,7 +230,7 @@ def _segments(
 
 def _first_mask(
   run: Run, pattern: Pattern, first: str, criterion: _Criterion
-) -> Callable[[Params, Mask | None], Mask]:
+) -> Callable[[Params, Mask | None], tuple[Params, Mask]]:
   """Makes what prunes at the outset."""
   check_choice('first', first, ('random', 'criterion'))
   observe, score = criterion.make()
@@ -234,7 +242,10 @@ def _first_mask(
     del mask
     values = selection.select(params)
     if observe:
-      values = taylor.over(observe, params, run.gradients(params, _BATCHES))
-    return pattern.expand(pattern.choose(score(values)), params)
+      gradients = calibrated.gradients(
+        run.calibration.loss, run.calibration.batches(_BATCHES)
+      )
+      values = taylor.over(observe, params, gradients(params))
+    return params, pattern.expand(pattern.choose(score(values)), params)
 
   return prune

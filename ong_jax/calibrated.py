@@ -1,0 +1,250 @@
+"""What data say of each weight, and the pruners that go by it.
+
+A measure is a function of the params to a tree like their weights, which
+`one_shot` ranks instead of the weights themselves. So every score can be made
+of it, floors and controls included:
+
+    one_shot(
+      scores.at_least(scores.identity, 1),
+      0.95,
+      allocate=allocation.pooled,
+      measure=sensitivity(loss, batches),
+    )
+
+Batches are seen one after the other, and none is held.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ong_jax import allocation, scores, selection
+from ong_jax.pruners import one_shot
+from ong_jax.saliency import at_least_float32
+from ong_jax.types import Allocation, Measure, Params, Predicate, Pruner
+
+# (params, batch) -> [] float.
+Loss = Callable[[Params, Any], jax.Array]
+
+
+def gradients(
+  loss: Loss, batches: Iterable[Any]
+) -> Callable[[Params], Iterator[Params]]:
+  """Makes `params -> gradients`, one batch after the other.
+
+  Args:
+    loss: `(params, batch) -> [] float`.
+    batches: anything that can be iterated more than once, such as a list.
+
+  Raises:
+    TypeError: `batches` can be iterated only once.
+
+  Example:
+    >>> find = gradients(lambda params, batch: params['w'] * batch, [2.0, 3.0])
+    >>> [float(grads['w']) for grads in find({'w': jnp.array(1.0)})]
+    [2.0, 3.0]
+  """
+  check_batches(batches)
+  gradient = jax.jit(jax.grad(loss))
+  return lambda params: (gradient(params, batch) for batch in batches)
+
+
+def sensitivity(
+  loss: Loss,
+  batches: Iterable[Any],
+  prunable: Predicate = selection.is_kernel,
+) -> Measure:
+  """Measures |w dL/dw|, L the mean of the loss over all batches.
+
+  That is |dL/dc| where c = 1 multiplies the weight: how much the loss depends
+  on its being there.
+
+  Args:
+    loss: `(params, batch) -> [] float`; with BatchNorm in training mode, if
+      there is any.
+    batches: anything that can be iterated more than once.
+    prunable: `(path, leaf) -> bool`.
+
+  References:
+    Lee et al., SNIP: single-shot network pruning based on connection
+    sensitivity, 2019, arXiv:1810.02340.
+
+  Example:
+    >>> def loss(params, batch):
+    ...   return jnp.sum(params['kernel'] * batch)
+    >>> measure = sensitivity(loss, [jnp.ones((1, 2)), jnp.zeros((1, 2))])
+    >>> measure({'kernel': jnp.array([[4.0, -2.0]])})
+    {'kernel': Array([[2., 1.]], dtype=float32)}
+  """
+  find = gradients(loss, batches)
+
+  def measure(params):
+    grads = _mean(find(params))
+    return jax.tree.map(jnp.abs, _products(params, grads, prunable))
+
+  return measure
+
+
+def gradient_flow(
+  loss: Loss,
+  batches: Iterable[Any],
+  prunable: Predicate = selection.is_kernel,
+) -> Measure:
+  """Measures w (H g): what removing a weight costs the norm of the gradient.
+
+  g is the gradient of the mean loss in the prunable weights, H its Hessian.
+  Positive and negative differ: weights whose removal would raise |g|^2 have the
+  lowest values. Goes over all batches twice.
+
+  Args:
+    loss: `(params, batch) -> [] float`, twice differentiable. In the paper, of
+      logits divided by 200.
+    batches: anything that can be iterated more than once; in the paper ten
+      examples of each class.
+    prunable: `(path, leaf) -> bool`.
+
+  References:
+    Wang et al., Picking winning tickets before training by preserving gradient
+    flow, 2020, arXiv:2002.07376.
+
+  Example:
+    >>> def loss(params, batch):  # H is the identity, and g = w.
+    ...   return 0.5 * jnp.sum(params['kernel'] ** 2)
+    >>> gradient_flow(loss, [None])({'kernel': jnp.array([[3.0, -2.0]])})
+    {'kernel': Array([[9., 4.]], dtype=float32)}
+  """
+  find = gradients(loss, batches)
+
+  @jax.jit
+  def curvature(params, direction, batch):
+    def gradient(params):
+      return jax.grad(loss)(params, batch)
+
+    return jax.jvp(gradient, (params,), (direction,))[1]
+
+  def measure(params):
+    direction = jax.tree.map(
+      lambda p, g: jnp.zeros_like(p) if g is None else g,
+      params,
+      selection.select(_mean(find(params)), prunable),
+    )
+    products = _mean(curvature(params, direction, batch) for batch in batches)
+    return _products(params, products, prunable)
+
+  return measure
+
+
+def snip(
+  loss: Loss,
+  batches: Iterable[Any],
+  *,
+  sparsity: float,
+  allocate: Allocation = allocation.pooled,
+  prunable: Predicate = selection.is_kernel,
+) -> Pruner:
+  """Makes a pruner by connection sensitivity, |w dL/dw|, at initialization.
+
+  Its ranking depends on how each layer was scaled when it was drawn. Shuffled
+  inside each layer its masks are known to train as well (Frankle et al., 2020,
+  arXiv:2009.08576): compare with `scores.shuffled`.
+
+  Args:
+    loss, batches: see `sensitivity`; in the paper one batch of 100 or 128.
+    sparsity: fraction of the prunable weights to remove, in [0, 1).
+    allocate: how the budget is split; by default one ranking over all leaves.
+    prunable: `(path, leaf) -> bool`.
+
+  Returns:
+    A function `params -> mask`; see `one_shot`.
+
+  References:
+    Lee et al., SNIP: single-shot network pruning based on connection
+    sensitivity, 2019, arXiv:1810.02340.
+
+  Example:
+    >>> def loss(params, batch):
+    ...   return jnp.sum(params['kernel'] * batch)
+    >>> prune = snip(loss, [jnp.array([[1.0, 5.0]])], sparsity=0.5)
+    >>> prune({'kernel': jnp.array([[4.0, -2.0]])})
+    {'kernel': Array([[False,  True]], dtype=bool)}
+  """
+  return one_shot(
+    scores.identity,
+    sparsity,
+    allocate=allocate,
+    prunable=prunable,
+    measure=sensitivity(loss, batches, prunable),
+  )
+
+
+def grasp(
+  loss: Loss,
+  batches: Iterable[Any],
+  *,
+  sparsity: float,
+  allocate: Allocation = allocation.pooled,
+  prunable: Predicate = selection.is_kernel,
+) -> Pruner:
+  """Makes a pruner that preserves the gradient's norm, at initialization.
+
+  Args:
+    loss, batches: see `gradient_flow`.
+    sparsity: fraction of the prunable weights to remove, in [0, 1).
+    allocate: how the budget is split; by default one ranking over all leaves.
+    prunable: `(path, leaf) -> bool`.
+
+  Returns:
+    A function `params -> mask`; see `one_shot`.
+
+  References:
+    Wang et al., Picking winning tickets before training by preserving gradient
+    flow, 2020, arXiv:2002.07376.
+
+  Example:
+    >>> def loss(params, batch):
+    ...   return 0.5 * jnp.sum(params['kernel'] ** 2)
+    >>> prune = grasp(loss, [None], sparsity=0.5)
+    >>> prune({'kernel': jnp.array([[3.0, -2.0]])})
+    {'kernel': Array([[ True, False]], dtype=bool)}
+  """
+  return one_shot(
+    scores.identity,
+    sparsity,
+    allocate=allocate,
+    prunable=prunable,
+    measure=gradient_flow(loss, batches, prunable),
+  )
+
+
+def check_batches(batches: Iterable[Any]) -> None:
+  """Raises a `TypeError` for what can be iterated only once, or not at all.
+
+  Example:
+    >>> check_batches([jnp.ones(2)])
+  """
+  if not isinstance(batches, Iterable) or isinstance(batches, Iterator):
+    raise TypeError(
+      '`batches` must be a list, or something else that can be iterated more '
+      f'than once; got {type(batches).__name__}. Pass `list(batches)`.'
+    )
+
+
+def _products(params: Params, others: Params, prunable: Predicate) -> Any:
+  """Multiplies weights by something of their structure, in float32 at least."""
+  return jax.tree.map(
+    lambda w, x: at_least_float32(w) * at_least_float32(x),
+    selection.select(params, prunable),
+    selection.select(others, prunable),
+  )
+
+
+def _mean(trees: Iterable[Any]) -> Any:
+  total, count = None, 0
+  for tree in trees:
+    total = tree if total is None else jax.tree.map(jnp.add, total, tree)
+    count += 1
+  if not count:
+    raise ValueError('`batches` must hold at least one batch.')
+  return jax.tree.map(lambda x: x / count, total)

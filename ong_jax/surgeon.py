@@ -1,0 +1,332 @@
+"""Pruning layer by layer, with the weights that are left making up for it.
+
+For inputs X [positions, fan_in] and a kernel W [fan_in, outputs] that is least
+squares: min |X W - X V|^2 over V that is 0 where pruned. What removing a weight
+costs, and how the others move, follows from the inverse of H = X'X.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ong_jax import allocation, layerwise, masks, schedules, selection
+from ong_jax.layers import Apply, Layer
+from ong_jax.types import Allocation, Mask, Params, Predicate
+
+_BLOCK = 128  # Columns that are compared with each other, as in the paper.
+
+
+def sparsegpt(
+  apply: Apply,
+  batches: Iterable[Any],
+  *,
+  sparsity: float | None = None,
+  n_of_m: tuple[int, int] | None = None,
+  allocate: Allocation = allocation.uniform,
+  damping: float = 0.01,
+  sequential: bool = True,
+  prunable: Predicate = selection.is_kernel,
+) -> Callable[[Params], tuple[Params, Mask]]:
+  """Makes what prunes a trained network and updates what it keeps.
+
+  Layer by layer, in the order in which data meet them. In each, inputs are gone
+  through one by one: the weights w whose w^2 / [H^-1]_qq is lowest are removed,
+  and those of the inputs to come move so that the outputs change least.
+
+  Layers are found by following the weights through the program, so that they
+  can be of any library; see `layers`.
+
+  Args:
+    apply: `(params, batch) -> outputs`; with BatchNorm as it is to run.
+    batches: anything that can be iterated more than once, such as a list; once
+      for every layer. None is held.
+    sparsity: fraction of the prunable weights to remove, in [0, 1).
+    n_of_m: instead, (n, m): n of every m consecutive inputs are kept.
+    allocate: how the budget is split among leaves: by leaf, not `pooled`.
+      Inside a leaf, each block of 128 inputs has its share.
+    damping: what is added to the diagonal of H, as a fraction of its mean.
+    sequential: whether a layer is shown what the pruned ones before it put out,
+      as in the paper. If not, all are shown the dense network's, in one pass.
+    prunable: `(path, leaf) -> bool`.
+
+  Returns:
+    A function `params -> (params, mask)`; the params have zeros where pruned.
+
+  Raises:
+    ValueError: of the function, H has no Cholesky factor, for it is not finite
+      or there are fewer positions than inputs and too little `damping`.
+
+  References:
+    Frantar and Alistarh, SparseGPT: massive language models can be accurately
+    pruned in one-shot, 2023, arXiv:2301.00774. Hassibi and Stork, Second order
+    derivatives for network pruning: optimal brain surgeon, 1993.
+
+  Example:
+    >>> def apply(params, x):
+    ...   return x @ params['kernel']
+    >>> x = jnp.array([[1.0, 1.0], [1.0, 1.1]])  # Nearly one input, twice.
+    >>> prune = sparsegpt(apply, [x], sparsity=0.5, damping=1e-6)
+    >>> params, mask = prune({'kernel': jnp.array([[1.0], [2.0]])})
+    >>> params['kernel'].round(1), mask['kernel']
+    (Array([[0.],
+           [3.]], dtype=float32), Array([[False],
+           [ True]], dtype=bool))
+  """
+  if (sparsity is None) == (n_of_m is None):
+    raise ValueError(
+      f'One of `sparsity` and `n_of_m` must be given; got {sparsity} and '
+      f'{n_of_m}.'
+    )
+  if n_of_m is None:
+    masks.check_sparsity(sparsity)
+  else:
+    _check_n_of_m(n_of_m)
+  _check_damping(damping)
+  visit = layerwise.in_order(apply, batches, _gram, sequential, prunable)
+
+  def prune(params):
+    weights = selection.select(params, prunable)
+    counts = None
+    if n_of_m is None:
+      counts = allocate(weights, sparsity)
+      if isinstance(counts, int):
+        raise ValueError(
+          '`allocate` must split the budget by leaf, such as '
+          '`allocation.uniform` or `erk`: layers are pruned one by one.'
+        )
+      counts = jax.tree.leaves(counts)
+
+    def operate(leaf, kernel, parts, grams):
+      shares = _shares(parts, None if counts is None else counts[leaf])
+      return _operate(kernel, parts, grams, shares, None, n_of_m, damping)
+
+    return visit(params, operate)
+
+  return prune
+
+
+def compensate(
+  apply: Apply,
+  batches: Iterable[Any],
+  *,
+  damping: float = 0.01,
+  sequential: bool = True,
+  prunable: Predicate = selection.is_kernel,
+) -> Callable[[Params, Mask], Params]:
+  """Makes what updates the weights that a given mask keeps.
+
+  As `sparsegpt`, for a mask of any other method: the outputs of each layer
+  change least, of what a sweep over its inputs can reach.
+
+  Args:
+    apply, batches, damping, sequential, prunable: see `sparsegpt`.
+
+  Returns:
+    A function `(params, mask) -> params`, with zeros where pruned. The params
+    must be those before they were masked.
+
+  Example:
+    >>> def apply(params, x):
+    ...   return x @ params['kernel']
+    >>> x = jnp.array([[1.0, 1.0], [1.0, 1.1]])
+    >>> update = compensate(apply, [x], damping=1e-6)
+    >>> mask = {'kernel': jnp.array([[False], [True]])}
+    >>> update({'kernel': jnp.array([[1.0], [2.0]])}, mask)['kernel'].round(1)
+    Array([[0.],
+           [3.]], dtype=float32)
+  """
+  _check_damping(damping)
+  visit = layerwise.in_order(apply, batches, _gram, sequential, prunable)
+
+  def update(params, mask):
+    masks.check_like(params, mask)
+    given = jax.tree.leaves(
+      jax.tree.map(
+        lambda w, m: jnp.ones(w.shape, bool) if m is None else m,
+        selection.select(params, prunable),
+        mask,
+      )
+    )
+
+    def operate(leaf, kernel, parts, grams):
+      shares = [None] * len(parts)
+      return _operate(kernel, parts, grams, shares, given[leaf], None, damping)
+
+    return visit(params, operate)[0]
+
+  return update
+
+
+def _gram(x):
+  """X'X, [groups, fan_in, fan_in]."""
+  return jnp.einsum('gpf,gpe->gfe', x, x, precision='highest')
+
+
+def _operate(kernel, parts, grams, shares, given, n_of_m, damping):
+  """Sweeps through the parts of one leaf: its new weights and mask."""
+  _check_met_once(parts)
+  flat, kept = kernel.ravel(), jnp.zeros(kernel.size, bool)
+  for part, gram, share in zip(parts, grams, shares):
+    own = None if given is None else given.ravel()[part.index]
+    w, k = _sweep(flat[part.index], gram, share, own, n_of_m, damping)
+    _check_finite(part, w)
+    flat = flat.at[part.index].set(w.astype(flat.dtype))
+    kept = kept.at[part.index].set(k)
+  return flat.reshape(kernel.shape), kept.reshape(kernel.shape)
+
+
+def _shares(parts: list[Layer], count: int | None) -> list[np.ndarray | None]:
+  """Splits the count of a leaf over groups and blocks: [groups, blocks]."""
+  if count is None:
+    return [None] * len(parts)
+  sizes = []
+  for part in parts:
+    groups, fan_in, outputs = part.index.shape
+    ends = [*range(_BLOCK, fan_in, _BLOCK), fan_in]
+    sizes.append([np.diff([0, *ends]) * outputs] * groups)
+  shares = allocation.proportional(
+    [int(size) for part in sizes for group in part for size in group], count
+  )
+  found = []
+  for part in sizes:
+    shape = len(part), len(part[0])
+    found.append(np.array(shares[: math.prod(shape)]).reshape(shape))
+    shares = shares[math.prod(shape) :]
+  return found
+
+
+@functools.partial(jax.jit, static_argnames=('n_of_m',))
+def _sweep(w, gram, counts, given, n_of_m, damping):
+  """Goes through the inputs: new weights and mask, [groups, fan_in, outputs].
+
+  One of three says what is kept: counts [groups, blocks], a given mask shaped
+  as w, or n_of_m.
+  """
+  _, fan_in, outputs = w.shape
+  size = _BLOCK if n_of_m is None else n_of_m[1]
+  block = size * max(_BLOCK // size, 1)
+  missing = -fan_in % block
+  pad = ((0, missing), (0, 0))
+
+  def choose(scores, i, counts, given):
+    """Of `size` inputs from the i-th on, those kept."""
+    if given is not None:
+      return jax.lax.dynamic_slice_in_dim(given, i, size)
+    if n_of_m is not None:
+      return _highest(scores, n_of_m[0], axis=0)
+    return _highest(scores.ravel(), counts[i // size], axis=0).reshape(
+      scores.shape
+    )
+
+  def one(w, gram, counts, given):
+    w, upper = _upper(w, gram, damping)
+    w = jnp.pad(w.astype(upper.dtype), pad)
+    upper = jax.scipy.linalg.block_diag(upper, jnp.eye(missing))
+    real = jnp.pad(jnp.ones((fan_in, outputs), bool), pad)
+    given = None if given is None else jnp.pad(given, pad)
+    diagonal = jnp.diagonal(upper)[:, None]
+
+    def sweep_block(b, carry):
+      w, kept = carry
+      start = b * block
+      take = functools.partial(
+        jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=block
+      )
+      rows, d, ours = take(w), take(diagonal), take(real)
+      triangle = jax.lax.dynamic_slice(upper, (start, start), (block, block))
+
+      def sweep_group(g, carry):
+        rows, _, _ = carry
+        scores = jnp.where(ours, jnp.square(rows / d), -jnp.inf)
+        i = g * size
+        part = jax.lax.dynamic_slice_in_dim(scores, i, size)
+        chosen = choose(part, start + i, counts, given)
+        carry = (
+          rows,
+          carry[1],
+          jax.lax.dynamic_update_slice_in_dim(carry[2], chosen, i, 0),
+        )
+        return jax.lax.fori_loop(i, i + size, remove, carry)
+
+      def remove(i, carry):
+        """Sets row i to what is kept of it; the later rows make up for it."""
+        rows, errors, chosen = carry
+        error = jnp.where(chosen[i], 0, rows[i]) / d[i]
+        later = jnp.where(jnp.arange(block) > i, triangle[i], 0)
+        rows = rows - later[:, None] * error
+        rows = rows.at[i].set(jnp.where(chosen[i], rows[i], 0))
+        return rows, errors.at[i].set(error), chosen
+
+      start_with = rows, jnp.zeros_like(rows), jnp.zeros(rows.shape, bool)
+      rows, errors, chosen = jax.lax.fori_loop(
+        0, block // size, sweep_group, start_with
+      )
+      ahead = jnp.where(
+        jnp.arange(len(w))[:, None] >= start + block, take(upper).T, 0
+      )
+      w = w - jnp.matmul(ahead, errors, precision='highest')
+      put = functools.partial(
+        jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=0
+      )
+      return put(w, rows), put(kept, chosen)
+
+    carry = w, jnp.zeros(w.shape, bool)
+    w, kept = jax.lax.fori_loop(0, len(w) // block, sweep_block, carry)
+    kept &= real
+    w = jnp.where(jnp.isfinite(upper).all(), jnp.where(kept, w, 0), jnp.nan)
+    return w[:fan_in], kept[:fan_in]
+
+  return jax.vmap(one)(w, gram, counts, given)
+
+
+def _upper(w, gram, damping):
+  """The weights, and U with H^-1 = U'U; inputs that are always 0 are gone."""
+  diagonal = jnp.diagonal(gram)
+  dead = diagonal == 0
+  identity = jnp.eye(len(gram), dtype=gram.dtype)
+  gram += identity * (dead + damping * diagonal.mean())
+  factor = jax.scipy.linalg.cho_factor(gram)
+  inverse = jax.scipy.linalg.cho_solve(factor, identity)
+  return jnp.where(dead[:, None], 0, w), jnp.linalg.cholesky(inverse).T
+
+
+def _highest(scores, k, axis):
+  """Which are the k highest along an axis; of equal ones, the first."""
+  order = jnp.argsort(-scores, axis, stable=True)
+  return jnp.argsort(order, axis) < k
+
+
+def _check_finite(layer: Layer, w: jax.Array) -> None:
+  if isinstance(w, jax.core.Tracer) or bool(jnp.isfinite(w).all()):
+    return
+  raise ValueError(
+    f"The inputs of leaf '{layer.name}' make no positive definite matrix. They "
+    'are not finite, or too few: pass more batches, or a higher `damping`.'
+  )
+
+
+def _check_met_once(parts: list[Layer]) -> None:
+  index = np.concatenate([part.index.ravel() for part in parts])
+  if len(np.unique(index)) < len(index):
+    raise ValueError(
+      f"Leaf '{parts[0].name}' is multiplied in two different ways; what makes "
+      'up for its pruning in one does not in the other. Pass a `prunable` '
+      'that leaves it out.'
+    )
+
+
+def _check_damping(damping: float) -> None:
+  if not 0 < damping < math.inf:
+    raise ValueError(f'`damping` must be above 0 and finite; got {damping}.')
+
+
+def _check_n_of_m(n_of_m: tuple[int, int]) -> None:
+  n, m = n_of_m
+  schedules.check_steps(n=n, m=m)
+  if n >= m:
+    raise ValueError(f'`n`={n} must be below `m`={m}.')
