@@ -1,8 +1,11 @@
 """Sparse training in JAX: pruners, masks, and optax transformations."""
 
 from ong_jax import allocation as allocation
+from ong_jax import calibrated as calibrated
 from ong_jax import channels as channels
 from ong_jax import costs as costs
+from ong_jax import layers as layers
+from ong_jax import layerwise as layerwise
 from ong_jax import nmf as nmf
 from ong_jax import patterns as patterns
 from ong_jax import saliency as saliency
@@ -11,6 +14,10 @@ from ong_jax import scores as scores
 from ong_jax import selection as selection
 from ong_jax import starts as starts
 from ong_jax import taylor as taylor
+from ong_jax.calibrated import grasp as grasp
+from ong_jax.calibrated import snip as snip
+from ong_jax.flow import synflow as synflow
+from ong_jax.layerwise import wanda as wanda
 from ong_jax.masks import apply_mask as apply_mask
 from ong_jax.masks import pack as pack
 from ong_jax.masks import sparsity as sparsity
@@ -29,12 +36,15 @@ from ong_jax.methods import lc as lc
 from ong_jax.methods import optg as optg
 from ong_jax.methods import probmask as probmask
 from ong_jax.methods import str_ as str_
+from ong_jax.pruners import lamp as lamp
 from ong_jax.pruners import magnitude as magnitude
 from ong_jax.pruners import one_shot as one_shot
 from ong_jax.pruners import ong as ong
 from ong_jax.pruners import random as random
 from ong_jax.ranking import top_k as top_k
 from ong_jax.summary import summarize as summarize
+from ong_jax.surgeon import compensate as compensate
+from ong_jax.surgeon import sparsegpt as sparsegpt
 from ong_jax.trainable import Trainable as Trainable
 from ong_jax.transforms import latent_transform as latent_transform
 from ong_jax.transforms import mask_of as mask_of

@@ -44,7 +44,7 @@ class _Kernel(NamedTuple):
 
 
 # What changes the order of weights, and what changes nothing.
-_REORDERS = ('reshape', 'transpose', 'squeeze', 'slice', 'rev', 'expand_dims')
+_REORDERS = ('reshape', 'transpose', 'squeeze', 'slice', 'split', 'rev')
 _KEEPS = ('convert_element_type', 'copy', 'name', 'sharding_constraint')
 _LOOPS = ('scan', 'while', 'cond')
 
@@ -197,7 +197,7 @@ def _run(jaxpr, consts, values, kernels, meet):
     if any(ours) and inner is not None:
       results, out = _run(inner.jaxpr, inner.consts, args, ours, meet)
     else:
-      out = [_follow(eqn, args, ours, meet)] if any(ours) else []
+      out = _follow(eqn, args, ours, meet) if any(ours) else []
       bound = eqn.primitive.get_bind_params(eqn.params)
       results = eqn.primitive.bind(*args, **bound)
       if not eqn.primitive.multiple_results:
@@ -220,23 +220,24 @@ def _inner(eqn) -> Any:
   return None
 
 
-def _follow(eqn, args, ours, meet) -> _Kernel | None:
+def _follow(eqn, args, ours, meet) -> list[_Kernel]:
   """Says what becomes of weights, or has them meet their inputs."""
   name = eqn.primitive.name
   kernel = next(k for k in ours if k is not None)
   if name in _KEEPS:
-    return kernel
+    return [kernel]
   if name in _REORDERS:
     with jax.ensure_compile_time_eval():
       index = eqn.primitive.bind(jnp.asarray(kernel.index), **eqn.params)
-    return kernel._replace(index=np.asarray(index))
+    index = index if eqn.primitive.multiple_results else [index]
+    return [kernel._replace(index=np.asarray(i)) for i in index]
   if sum(k is not None for k in ours) == 1:
     if name == 'dot_general':
       meet(kernel, *_product(eqn.params, args, ours))
-      return None
+      return []
     if name == 'conv_general_dilated' and ours[1]:
       meet(kernel, *_convolution(eqn.params, args[0], kernel.index))
-      return None
+      return []
   raise ValueError(
     f"Leaf '{kernel.name}' goes into a `{name}`; weights can be followed only "
     'to matrix products and convolutions. Pass a `prunable` that leaves it '
