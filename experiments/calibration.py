@@ -43,7 +43,7 @@ class Calibration(NamedTuple):
   """A network on data, as functions of its parameters."""
 
   batches: Callable[[int], Batches]  # Of so many.
-  loss: Callable[[Any, Any], jax.Array]  # (params, batch) -> [].
+  loss: Callable[..., jax.Array]  # (params, batch, temperature=1) -> [].
   logits: Callable[[Any, Any], jax.Array]  # (params, batch) -> [b, classes]
   flow: Callable[[Any], jax.Array]  # params -> [], see `ong_jax.synflow`.
 
@@ -70,10 +70,11 @@ def make(config: Config, model: nn.Module, data: inputs.Images) -> Calibration:
     )
     return outputs
 
-  def loss(params, batch):
+  def loss(params, batch, temperature=1.0):
     targets = jax.nn.one_hot(batch.labels, model.num_classes)
     targets = optax.smooth_labels(targets, config.label_smoothing)
-    return optax.softmax_cross_entropy(logits(params, batch), targets).mean()
+    outputs = logits(params, batch) / temperature
+    return optax.softmax_cross_entropy(outputs, targets).mean()
 
   def flow(params):
     # In double precision: in single it overflows after some forty layers.

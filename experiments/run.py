@@ -83,7 +83,7 @@ def run(
   recipe = METHODS[config.method].recipe
   given = options.check(config.method, recipe, config.options)
   config = dataclasses.replace(config, options=given)
-  setup, params, stats = _set_up(config, data_dir)
+  setup, params, stats = set_up(config, data_dir)
   num_kept(select(params), config.sparsity)  # Refused now, not when it prunes.
   plan = Run(
     setup.config,
@@ -132,7 +132,7 @@ def run(
   return result
 
 
-def _set_up(config: Config, data_dir: str | None) -> tuple[Setup, Any, Any]:
+def set_up(config: Config, data_dir: str | None) -> tuple[Setup, Any, Any]:
   """Loads the data and makes the network: setup, params, statistics."""
   mesh = sharding.make_mesh(config.model_parallel, config.batch_size)
   dataset = data.load(config.dataset, data_dir)

@@ -7,7 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ong_jax import allocation, masks, ranking, schedules, selection
-from ong_jax.types import Allocation, Params, Predicate, Pruner, Weights
+from ong_jax.types import (
+  Allocation,
+  Measure,
+  Params,
+  Predicate,
+  Pruner,
+  Weights,
+)
 
 
 def synflow(
@@ -86,6 +93,35 @@ def synflow(
     return mask
 
   return prune
+
+
+def synaptic_flow(
+  flow: Callable[[Params], jax.Array],
+  prunable: Predicate = selection.is_kernel,
+) -> Measure:
+  """Measures |w| dR/d|w| once, for rankings other than `synflow`'s rounds.
+
+  Args:
+    flow, prunable: see `synflow`.
+
+  Returns:
+    A function `params -> values`, in float32, divided by their maximum.
+
+  Example:
+    >>> measure = synaptic_flow(lambda params: params['kernel'].sum())
+    >>> measure({'kernel': jnp.array([[-2.0], [1.0]])})
+    {'kernel': Array([[1. ],
+           [0.5]], dtype=float32)}
+  """
+
+  def measure(params):
+    with jax.enable_x64(True):
+      value, found = flow_scores(flow, *linear(params, prunable))
+      _check_flow(value)
+      highest = jnp.max(jnp.stack([x.max() for x in jax.tree.leaves(found)]))
+      return jax.tree.map(lambda x: (x / highest).astype(jnp.float32), found)
+
+  return measure
 
 
 def linear(

@@ -24,7 +24,7 @@ _CONFIG = Config(
 
 def _setup():
   """A setup of four steps an epoch, and the network that it begins with."""
-  setup, params, stats = run._set_up(_CONFIG, None)
+  setup, params, stats = run.set_up(_CONFIG, None)
   return setup, handover.Network(params, params, None, stats)
 
 

@@ -36,7 +36,7 @@ class StopTest(absltest.TestCase):
   def run_stopped(self, epochs):
     """Runs segments, with a signal that came before the first step."""
     path = self.create_tempdir().full_path
-    setup, params, stats = run._set_up(_CONFIG, None)
+    setup, params, stats = run.set_up(_CONFIG, None)
     directory = checkpoints.RunDirectory(path, setup.config)
     self.addCleanup(directory.close)
     process = session.Session(

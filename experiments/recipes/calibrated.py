@@ -1,0 +1,103 @@
+"""Methods that prune once, by what data say; as segments."""
+
+import functools
+from typing import Any
+
+import ong_jax
+from experiments import plan
+from experiments.plan import Run, Segment
+from ong_jax import patterns, scores
+from ong_jax.calibrated import gradient_flow, sensitivity
+
+_TEMPERATURE = 200.0  # Of the logits for GraSP, as in its paper.
+
+
+def snip(
+  run: Run,
+  *,
+  batches: int = 1,
+  allocate: str = 'pooled',
+  retraining: str = 'llr',
+) -> list[Segment]:
+  """Prunes by connection sensitivity."""
+  measure = sensitivity(run.calibration.loss, run.calibration.batches(batches))
+  return _by_measure(run, measure, allocate, retraining)
+
+
+def grasp(
+  run: Run,
+  *,
+  batches: int = 1,
+  allocate: str = 'pooled',
+  retraining: str = 'llr',
+) -> list[Segment]:
+  """Prunes by what preserves the gradient's norm."""
+  loss = functools.partial(run.calibration.loss, temperature=_TEMPERATURE)
+  measure = gradient_flow(loss, run.calibration.batches(batches))
+  return _by_measure(run, measure, allocate, retraining)
+
+
+def synflow(
+  run: Run,
+  *,
+  rounds: int = 100,
+  allocate: str = 'pooled',
+  retraining: str = 'llr',
+) -> list[Segment]:
+  """Prunes by synaptic flow, in rounds."""
+  pruner = ong_jax.synflow(
+    run.calibration.flow,
+    sparsity=run.config.sparsity,
+    rounds=rounds,
+    allocate=plan.choose('allocate', allocate, plan.ALLOCATIONS),
+  )
+  return plan.once(run, pruner, retraining)
+
+
+def wanda(
+  run: Run, *, batches: int = 10, m: int = 0, retraining: str = 'llr'
+) -> list[Segment]:
+  """Prunes by weights and activations; of every m inputs, if it is not 0."""
+  pattern = (
+    patterns.n_of_m(plan.kept_of(run, m), m)
+    if m
+    else patterns.per_output(run.config.sparsity)
+  )
+  pruner = ong_jax.wanda(
+    run.calibration.logits, run.calibration.batches(batches), pattern=pattern
+  )
+  return plan.once(run, pruner, retraining)
+
+
+def sparsegpt(
+  run: Run,
+  *,
+  batches: int = 10,
+  m: int = 0,
+  damping: float = 0.01,
+  allocate: str = 'uniform',
+  retraining: str = 'llr',
+) -> list[Segment]:
+  """Prunes and updates, layer by layer; of every m inputs, if it is not 0."""
+  prune = ong_jax.sparsegpt(
+    run.calibration.logits,
+    run.calibration.batches(batches),
+    sparsity=None if m else run.config.sparsity,
+    n_of_m=(plan.kept_of(run, m), m) if m else None,
+    allocate=plan.choose('allocate', allocate, plan.ALLOCATIONS),
+    damping=damping,
+  )
+  *before, segment = plan.once(run, ong_jax.magnitude(sparsity=0), retraining)
+  return [*before, segment._replace(prune=lambda params, mask: prune(params))]
+
+
+def _by_measure(
+  run: Run, measure: Any, allocate: str, retraining: str
+) -> list[Segment]:
+  pruner = ong_jax.one_shot(
+    scores.identity,
+    run.config.sparsity,
+    allocate=plan.choose('allocate', allocate, plan.ALLOCATIONS),
+    measure=measure,
+  )
+  return plan.once(run, pruner, retraining)
