@@ -147,7 +147,8 @@ def ong(
     rank: of the factorization; see `scores.ong`.
     allocate: how the budget is split; by default one ranking over all leaves.
     prunable: `(path, leaf) -> bool`.
-    **options: of `nmf.nmf`: solver, start, max_sweeps, tol, restarts.
+    **options: `inputs` of `scores.ong`, and those of `nmf.nmf`: solver, start,
+      max_sweeps, tol, restarts.
 
   Returns:
     A function `params -> mask`; see `one_shot`.

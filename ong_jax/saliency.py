@@ -14,8 +14,15 @@ import jax
 import jax.numpy as jnp
 
 from ong_jax import nmf
-from ong_jax.selection import leaf_keys, positions, unstack, whole
-from ong_jax.types import Weights
+from ong_jax.selection import (
+  input_axes,
+  leaf_keys,
+  matrix_shapes,
+  positions,
+  unstack,
+  whole,
+)
+from ong_jax.types import InputAxes, Weights
 
 Saliency = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 Rank = int | Callable[[jax.Array], int]
@@ -89,7 +96,11 @@ def rank_energy(energy: float) -> Rank:
 
 
 def factorize(
-  key: jax.Array, weights: Weights, rank: Rank = 7, **options: Any
+  key: jax.Array,
+  weights: Weights,
+  rank: Rank = 7,
+  inputs: InputAxes = input_axes,
+  **options: Any,
 ) -> Any:
   """Factorizes the absolute value of every kernel, as [fan_in, features].
 
@@ -101,6 +112,7 @@ def factorize(
     key: of the starts; a leaf's own key is made from its path.
     weights: tree of arrays of one dimension or more.
     rank: an int, or a function of the matrix such as `rank_ratio(0.1)`.
+    inputs: `(path, leaf) -> int`, how many axes of a kernel are its fan-in.
     **options: of `nmf.nmf`: solver, start, max_sweeps, tol, restarts.
 
   Returns:
@@ -113,7 +125,7 @@ def factorize(
     >>> factors['kernel'].w.shape, factors['kernel'].h.shape
     ((72, 7), (7, 16))
   """
-  return evaluate(key, weights, None, rank, options)
+  return evaluate(key, weights, None, rank, options, inputs)
 
 
 def evaluate(
@@ -122,6 +134,7 @@ def evaluate(
   saliency: Saliency | None,
   rank: Rank,
   options: dict[str, Any],
+  inputs: InputAxes = input_axes,
 ) -> Any:
   """Scores weights by a saliency; without one returns the factorizations.
 
@@ -130,7 +143,7 @@ def evaluate(
   magnitude.
 
   Args:
-    key, weights, rank, options: of `factorize`.
+    key, weights, rank, options, inputs: of `factorize`.
     saliency: `(v, w, h) -> [m, n]`.
 
   Example:
@@ -140,11 +153,15 @@ def evaluate(
   weights = jax.tree.map(whole, weights)
   leaves, treedef = jax.tree.flatten(weights)
   keys = jax.tree.leaves(leaf_keys(key, weights))
-  ranks = [_guarded(rank, as_matrix(leaf)) for leaf in leaves]
-  groups = positions((x.shape, r) for x, r in zip(leaves, ranks))
+  shapes = matrix_shapes(weights, inputs)
+  ranks = [_guarded(rank, as_matrix(x, s)) for x, s in zip(leaves, shapes)]
+  groups = positions(
+    (x.shape, *also) for x, *also in zip(leaves, shapes, ranks)
+  )
   results = _solve(
     [[keys[i] for i in group] for group in groups],
     [[leaves[i] for i in group] for group in groups],
+    shapes=tuple(shapes[group[0]] for group in groups),
     ranks=tuple(ranks[group[0]] for group in groups),
     saliency=saliency,
     options=tuple(sorted(options.items())),
@@ -152,12 +169,12 @@ def evaluate(
   return treedef.unflatten(unstack(groups, results))
 
 
-@partial(jax.jit, static_argnames=('ranks', 'saliency', 'options'))
-def _solve(keys, kernels, *, ranks, saliency, options):
+@partial(jax.jit, static_argnames=('shapes', 'ranks', 'saliency', 'options'))
+def _solve(keys, kernels, *, shapes, ranks, saliency, options):
   """One program for all groups; in each, kernels of one shape and rank."""
 
-  def one(key, kernel, rank):
-    v = as_matrix(kernel)
+  def one(key, kernel, shape, rank):
+    v = as_matrix(kernel, shape)
     factors = nmf.nmf(key, v, rank, **dict(options))
     if saliency is None:
       return factors
@@ -167,19 +184,26 @@ def _solve(keys, kernels, *, ranks, saliency, options):
       return saliency(v, factors.w, factors.h).reshape(kernel.shape)
 
   return [
-    jax.vmap(partial(one, rank=rank))(jnp.stack(k), jnp.stack(x))
-    for k, x, rank in zip(keys, kernels, ranks)
+    jax.vmap(partial(one, shape=shape, rank=rank))(jnp.stack(k), jnp.stack(x))
+    for k, x, shape, rank in zip(keys, kernels, shapes, ranks)
   ]
 
 
-def as_matrix(kernel: jax.Array) -> jax.Array:
+def as_matrix(
+  kernel: jax.Array, shape: tuple[int, int] | None = None
+) -> jax.Array:
   """|kernel| as a matrix [fan_in, features], in float32 at least.
+
+  Args:
+    kernel: of one axis or more.
+    shape: of the matrix, as `selection.matrix_shapes` finds it; by default all
+      axes but the last are the fan-in.
 
   Example:
     >>> as_matrix(jnp.ones((3, 3, 8, 16))).shape
     (72, 16)
   """
-  matrix = jnp.abs(kernel).reshape(-1, kernel.shape[-1])
+  matrix = jnp.abs(kernel).reshape(shape or (-1, kernel.shape[-1]))
   return at_least_float32(matrix)
 
 

@@ -18,8 +18,8 @@ from ong_jax.saliency import (
   evaluate,
   residual,
 )
-from ong_jax.selection import leaf_keys, whole
-from ong_jax.types import Score, Scores, Weights
+from ong_jax.selection import input_axes, leaf_keys, whole
+from ong_jax.types import InputAxes, Score, Scores, Weights
 
 
 def magnitude(weights: Weights) -> Scores:
@@ -68,6 +68,7 @@ def ong(
   *,
   saliency: Saliency = residual,
   rank: Rank = 7,
+  inputs: InputAxes = input_axes,
   **options: Any,
 ) -> Score:
   """Scores by a non-negative matrix factorization of |W|, V ~ W H.
@@ -84,6 +85,7 @@ def ong(
       structure to find and is scored by magnitude.
     rank: of the factorization, lowered to half the smaller side; or a function
       of the matrix.
+    inputs: `(path, leaf) -> int`, how many axes of a kernel are its fan-in.
     **options: of `nmf.nmf`: solver, start, max_sweeps, tol, restarts.
 
   References:
@@ -99,7 +101,7 @@ def ong(
 
   if not callable(rank):
     _check_count('rank', rank, lowest=1)
-  return lambda weights: evaluate(key, weights, saliency, rank, options)
+  return lambda weights: evaluate(key, weights, saliency, rank, options, inputs)
 
 
 def normalized(score: Score) -> Score:

@@ -1,5 +1,6 @@
 """Which leaves of a tree are prunable, what they are called, and their keys."""
 
+import math
 import zlib
 from collections.abc import Hashable, Iterable
 from typing import Any
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ong_jax.types import Params, Predicate, Weights
+from ong_jax.types import InputAxes, Params, Predicate, Weights
 
 
 def name_of(path: jax.tree_util.KeyPath) -> str:
@@ -56,10 +57,76 @@ def is_kernel(path: jax.tree_util.KeyPath, leaf: jax.Array) -> bool:
     >>> jax.tree_util.tree_map_with_path(is_kernel, params)
     {'bias': False, 'kernel': True}
   """
-  names = name_of(path).split('/')
-  if names[-1] == 'value':
+  return _layer_and_name(path)[1:] == ['kernel'] and np.ndim(leaf) >= 2
+
+
+def _layer_and_name(path: jax.tree_util.KeyPath) -> list[str]:
+  """The last two names, the first '' where there is no layer."""
+  names = ['', *name_of(path).split('/')]
+  if names[-1] == 'value':  # Of NNX.
     names.pop()
-  return names[-1:] == ['kernel'] and np.ndim(leaf) >= 2
+  return names[-2:]
+
+
+def input_axes(path: jax.tree_util.KeyPath, leaf: jax.Array) -> int:
+  """Tells how many of a kernel's axes, from the first, are inputs.
+
+  All but the last, as Flax has its kernels. The kernels [embed, heads,
+  head_dim] of attention's query, key and value have one axis of inputs and two
+  of outputs; they are told by the name of their layer and their three axes.
+  That of its `out`, [heads, head_dim, embed], is as all others.
+
+  Other layers with several axes of outputs need a function of your own.
+
+  Args:
+    path: key path of the leaf, as `jax.tree_util.tree_map_with_path` gives it.
+    leaf: the array, or anything with a shape.
+
+  Returns:
+    The number of axes.
+
+  Example:
+    >>> params = {'query': {'kernel': jnp.ones((8, 2, 4))},
+    ...           'out': {'kernel': jnp.ones((2, 4, 8))}}
+    >>> jax.tree_util.tree_map_with_path(input_axes, params)
+    {'out': {'kernel': 2}, 'query': {'kernel': 1}}
+  """
+  layer, name = _layer_and_name(path)
+  projects = layer in ('query', 'key', 'value') and name == 'kernel'
+  if projects and np.ndim(leaf) == 3:
+    return 1
+  return max(np.ndim(leaf) - 1, 0)
+
+
+def matrix_shapes(
+  tree: Weights, inputs: InputAxes = input_axes
+) -> list[tuple[int, int]]:
+  """Returns the shape [fan_in, outputs] of every leaf, seen as a matrix.
+
+  Args:
+    tree: any tree of arrays; only shapes are read.
+    inputs: `(path, leaf) -> int`, the number of axes that are inputs.
+
+  Returns:
+    A pair of ints for each leaf, in their order in the tree.
+
+  Raises:
+    ValueError: a leaf has not as many axes; it is named.
+
+  Example:
+    >>> matrix_shapes({'kernel': jnp.ones((3, 3, 8, 16))})
+    [(72, 16)]
+  """
+  shapes = []
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    axes, shape = inputs(path, leaf), np.shape(leaf)
+    if not 0 <= axes <= len(shape):
+      raise ValueError(
+        f'`inputs` must be a number of axes in [0, {len(shape)}] for leaf '
+        f"'{name_of(path)}' of shape {shape}; got {axes}."
+      )
+    shapes.append((math.prod(shape[:axes]), math.prod(shape[axes:])))
+  return shapes
 
 
 def select(params: Params, prunable: Predicate = is_kernel) -> Weights:

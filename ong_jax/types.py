@@ -16,6 +16,7 @@ Counts = Any  # Weights kept: an int per leaf, or one int for the whole tree.
 Mask = Any  # bool arrays shaped as their weights; True = kept.
 
 Predicate = Callable[[jax.tree_util.KeyPath, jax.Array], bool]
+InputAxes = Callable[[jax.tree_util.KeyPath, jax.Array], int]
 Score = Callable[[Weights], Scores]
 Measure = Callable[[Params], Weights]  # What is scored in place of the weights.
 Allocation = Callable[[Scores, float], Counts]

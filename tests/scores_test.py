@@ -69,6 +69,24 @@ class OngTest(parameterized.TestCase):
       matrix[:, 2], np.moveaxis(kernel, -1, 0)[2].ravel()
     )
 
+  def test_attention_is_factorized_as_its_inputs_by_its_outputs(self):
+    query, out = normal(0, 12, 4, 5), normal(1, 4, 5, 12)
+    weights = {'query': {'kernel': query}, 'out': {'kernel': out}}
+    factors = saliency.factorize(KEY, weights, 3)
+    chex.assert_shape(factors['query']['kernel'].w, (12, 3))
+    chex.assert_shape(factors['query']['kernel'].h, (3, 20))
+    chex.assert_shape(factors['out']['kernel'].w, (20, 3))
+    # What the same numbers score as a matrix, under the same path and key.
+    score = scores.ong(KEY, rank=3)
+    flat = {'query': {'kernel': query.reshape(12, 20)}}
+    chex.assert_trees_all_close(
+      score(weights)['query']['kernel'].reshape(12, 20),
+      score(flat)['query']['kernel'],
+      atol=1e-5,
+    )
+    as_others = saliency.factorize(KEY, weights, 3, lambda path, leaf: 2)
+    chex.assert_shape(as_others['query']['kernel'].w, (48, 2))
+
   def test_each_kernel_gets_its_own_factors(self):
     weights = {
       'a': normal(0, 12, 8),

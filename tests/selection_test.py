@@ -80,6 +80,51 @@ class IsKernelTest(parameterized.TestCase):
     )
 
 
+class InputAxesTest(parameterized.TestCase):
+  def test_linen_attention(self):
+    params = jax.eval_shape(
+      Net().init, jax.random.key(0), jnp.zeros((1, 6), int)
+    )['params']
+    weights = selection.select(params)
+    found = dict(zip(names(weights), selection.matrix_shapes(weights)))
+    attention = 'MultiHeadDotProductAttention_0'
+    expected = {'Conv_0/kernel': (8, 3), 'Dense_0/kernel': (3, 2)}
+    for name in ('query', 'key', 'value', 'out'):  # Three heads of one.
+      expected[f'{attention}/{name}/kernel'] = (3, 3)
+    self.assertEqual(found, expected)
+
+  def test_nnx_attention(self):
+    state = nnx.eval_shape(
+      lambda: nnx.state(
+        nnx.MultiHeadAttention(2, 6, 8, decode=False, rngs=nnx.Rngs(0)),
+        nnx.Param,
+      )
+    )
+    weights = selection.select(state)
+    found = dict(zip(names(weights), selection.matrix_shapes(weights)))
+    expected = {f'{x}/kernel/value': (6, 8) for x in ('query', 'key', 'value')}
+    self.assertEqual(found, expected | {'out/kernel/value': (8, 6)})
+
+  @parameterized.named_parameters(
+    ('of_two_axes', ('query', 'kernel'), (6, 8), 1),
+    ('no_attention', ('conv', 'kernel'), (3, 6, 8), 2),
+    ('convolution_of_two_axes', ('key', 'kernel'), (3, 3, 6, 8), 3),
+    ('no_kernel', ('query', 'weight'), (6, 2, 4), 2),
+    ('no_layer', ('kernel',), (6, 2, 4), 2),
+    ('vector', ('query', 'kernel'), (6,), 0),
+  )
+  def test_all_but_the_last(self, path, shape, expected):
+    path = [jax.tree_util.DictKey(name) for name in path]
+    found = selection.input_axes(path, jnp.ones(shape))
+    self.assertEqual(found, expected)
+
+  def test_refuses_axes_that_are_not_there(self):
+    with self.assertRaisesRegex(ValueError, "for leaf 'fc/kernel' of"):
+      selection.matrix_shapes(
+        {'fc': {'kernel': jnp.ones((2, 3))}}, lambda path, leaf: 3
+      )
+
+
 class SelectTest(parameterized.TestCase):
   def test_keeps_the_very_leaves_and_the_structure(self):
     params = {'kernel': jnp.ones((2, 2)), 'bias': jnp.ones(2), 'none': None}
