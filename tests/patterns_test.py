@@ -1,3 +1,5 @@
+import itertools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -96,6 +98,78 @@ class NOfMTest(parameterized.TestCase):
   def test_refuses(self, n, m):
     with self.assertRaisesRegex(ValueError, '`[nm]`'):
       patterns.n_of_m(n, m)
+
+  def test_groups_lie_along_the_inputs(self):
+    ranked = {'query': {'kernel': _scores(8, 3, 4)}}
+    kept = patterns.n_of_m(2, 4).choose(ranked)['query']['kernel']
+    np.testing.assert_array_equal(kept.reshape(2, 4, 12).sum(1), 2)
+    along_heads = patterns.n_of_m(1, 3, inputs=lambda path, leaf: 2)
+    kept = along_heads.choose(ranked, [0.25])['query']['kernel']
+    self.assertEqual(int(kept.sum()), 24)
+    self.assertLessEqual(int(kept.reshape(8, 3, 4).sum(1).max()), 1)
+
+  def test_two_of_four_are_the_best_of_six_choices(self):
+    weights = np.random.default_rng(1).normal(size=(3, 3, 4, 8))
+    ranked = scores.magnitude({'a': jnp.asarray(weights, jnp.float32)})
+    kept = np.asarray(patterns.n_of_m(2, 4).choose(ranked)['a'])
+    groups = np.abs(weights).astype(np.float32).reshape(9, 4, 8)
+    kept = kept.reshape(9, 4, 8)
+    np.testing.assert_array_equal(kept.sum(1), 2)
+    choices = [
+      groups[:, list(pair)].sum(1)
+      for pair in itertools.combinations(range(4), 2)
+    ]
+    self.assertLen(choices, 6)
+    np.testing.assert_array_equal(
+      np.where(kept, groups, 0).sum(1), np.max(choices, 0)
+    )
+
+
+class PerOutputTest(parameterized.TestCase):
+  @parameterized.product(sparsity=[0.0, 0.3, 0.5, 0.77, 0.93])
+  def test_outputs_keep_as_many_of_their_best(self, sparsity):
+    ranked = {
+      'conv': _scores(3, 2, 2, 5).at[0, 0, 0].set(jnp.nan),
+      'out': {'kernel': _scores(2, 3, 4)},
+      'query': {'kernel': _scores(6, 2, 3)},
+      'rest': None,
+    }
+    pattern = patterns.per_output(sparsity)
+    kept = pattern.choose(ranked)
+    chex.assert_trees_all_equal(jax.jit(pattern.choose)(ranked), kept)
+    self.assertEqual(
+      sum(int(x.sum()) for x in jax.tree.leaves(kept)),
+      120 - round(sparsity * 120),
+    )
+    counts = allocation.uniform(ranked, sparsity)
+    for shape, s, found, count in zip(
+      [(12, 5), (6, 4), (6, 6)], *map(jax.tree.leaves, (ranked, kept, counts))
+    ):
+      rows = np.nan_to_num(np.asarray(s), nan=-np.inf).reshape(shape)
+      each, more = divmod(count, shape[1])
+      expected = np.zeros(shape, bool)
+      for j in range(shape[1]):
+        best = np.argsort(-rows[:, j], kind='stable')[: each + (j < more)]
+        expected[best, j] = True
+      np.testing.assert_array_equal(found.reshape(shape), expected)
+
+  def test_a_cut_is_of_every_output(self):
+    ranked = {'a': _scores(8, 4)}
+    kept = jax.jit(
+      lambda row: patterns.per_output(0.5).choose(ranked, [0.3, 0.0], row)
+    )
+    np.testing.assert_array_equal(kept(0)['a'].sum(0), [3, 3, 3, 3])
+    np.testing.assert_array_equal(kept(1)['a'].sum(0), [4, 4, 4, 4])
+    self.assertFalse((kept(0)['a'] & ~kept(1)['a']).any())
+
+  def test_inputs_are_what_is_said(self):
+    ranked = {'a': _scores(4, 3, 2)}
+    by_first = patterns.per_output(0.5, inputs=lambda path, leaf: 1)
+    np.testing.assert_array_equal(by_first.choose(ranked)['a'].sum(0), 2)
+
+  def test_minus_zero_is_zero(self):
+    kept = patterns.per_output(0.5).choose({'a': jnp.array([[-0.0], [0.0]])})
+    np.testing.assert_array_equal(kept['a'], [[True], [False]])
 
 
 class ChannelsTest(parameterized.TestCase):

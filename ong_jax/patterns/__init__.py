@@ -9,4 +9,5 @@ from ong_jax.patterns.channels import per_channel as per_channel
 from ong_jax.patterns.channels import whole_channels as whole_channels
 from ong_jax.patterns.groups import n_of_m as n_of_m
 from ong_jax.patterns.pattern import Pattern as Pattern
+from ong_jax.patterns.weights import per_output as per_output
 from ong_jax.patterns.weights import unstructured as unstructured
