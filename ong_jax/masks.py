@@ -25,11 +25,21 @@ def check_sparsity(sparsity: float) -> None:
     )
 
 
-def num_kept(weights: Weights, sparsity: float) -> int:
-  """Returns how many weights are kept: N - round(sparsity * N).
+def round_kept(size: int, sparsity: float) -> int:
+  """Returns how many of `size` weights are kept: N - round(sparsity * N).
 
   The one place where anything is rounded, in Python's integers: float32 cannot
   count above 2**24.
+
+  Example:
+    >>> round_kept(100, 0.95)
+    5
+  """
+  return size - round(float(sparsity) * size)
+
+
+def num_kept(weights: Weights, sparsity: float) -> int:
+  """Returns how many weights are kept: N - round(sparsity * N).
 
   Args:
     weights: tree of arrays, of which only the sizes are read.
@@ -49,7 +59,7 @@ def num_kept(weights: Weights, sparsity: float) -> int:
   check_sparsity(sparsity)
   sizes = [leaf.size for leaf in jax.tree.leaves(weights)]
   total = sum(sizes)
-  kept = total - round(float(sparsity) * total)
+  kept = round_kept(total, sparsity)
   if kept < len(sizes):
     highest = math.floor((total - len(sizes)) / total * 1e6) / 1e6
     raise ValueError(

@@ -1,0 +1,181 @@
+"""Leaves cut into blocks, in the order of which blocks are ranked.
+
+A block is a tuple with an entry for each axis of its leaf, made by `fit`. Those
+at the far edges are smaller. What is known of blocks is a vector [blocks].
+"""
+
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ong_jax import ranking
+
+Shape = tuple[int, ...]
+
+
+def fit(shape: Shape, block: Shape) -> Shape:
+  """Lays a block over the trailing axes of a leaf, no longer than they are.
+
+  Example:
+    >>> fit((3, 3, 64, 10), (4, 16))
+    (1, 1, 4, 10)
+    >>> fit((64, 10), (3, 3, 1, 1))
+    (1, 1)
+  """
+  block = (1,) * len(shape) + tuple(block)
+  return tuple(
+    min(b, d) for b, d in zip(block[len(block) - len(shape) :], shape)
+  )
+
+
+def sizes(shape: Shape, block: Shape) -> np.ndarray:
+  """Counts the weights of each block: int32 [blocks].
+
+  Example:
+    >>> sizes((5, 3), (2, 2))
+    array([4, 2, 4, 2, 2, 1], dtype=int32)
+  """
+  size = np.ones(1, np.int32)
+  for d, b in zip(shape, block):
+    lengths = np.minimum(b, d - np.arange(0, d, b)).astype(np.int32)
+    size = (size[:, None] * lengths).ravel()
+  return size
+
+
+def split(leaf: jax.Array, block: Shape, fill: float) -> jax.Array:
+  """Makes each block a row [blocks, size], filled up at the edges.
+
+  Example:
+    >>> split(jnp.arange(6.0).reshape(2, 3), (2, 2), fill=9)
+    Array([[0., 1., 3., 4.],
+           [2., 9., 5., 9.]], dtype=float32)
+  """
+  edges = [(0, -d % b) for d, b in zip(leaf.shape, block)]
+  leaf = jnp.pad(leaf, edges, constant_values=fill)
+  pairs = [(d // b, b) for d, b in zip(leaf.shape, block)]
+  leaf = leaf.reshape([length for pair in pairs for length in pair])
+  axes = range(leaf.ndim)
+  return leaf.transpose(*axes[::2], *axes[1::2]).reshape(-1, math.prod(block))
+
+
+def expand(values: jax.Array, shape: Shape, block: Shape) -> jax.Array:
+  """Gives each weight what its block has.
+
+  Example:
+    >>> expand(jnp.array([5, 6]), (2, 3), (2, 2))
+    Array([[5, 5, 6],
+           [5, 5, 6]], dtype=int32)
+  """
+  leaf = values.reshape([-(-d // b) for d, b in zip(shape, block)])
+  for axis, (d, b) in enumerate(zip(shape, block)):
+    leaf = jax.lax.slice_in_dim(jnp.repeat(leaf, b, axis), 0, d, axis=axis)
+  return leaf
+
+
+@partial(jax.jit, static_argnames='block')
+def mean(scores: jax.Array, block: Shape) -> jax.Array:
+  """Averages the scores of each block, in float32 at least: [blocks].
+
+  A block in which anything must be kept (+inf) must be kept; any other in which
+  something must not (-inf, or NaN) must not. The sum is the same bits however
+  it is compiled, on however many devices.
+
+  Example:
+    >>> mean(jnp.array([[1.0, 2.0, 5.0]]), (1, 2))
+    Array([1.5, 5. ], dtype=float32)
+  """
+  scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+  scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
+  rows = split(scores, block, fill=0)
+  highest, lowest = rows.max(1), rows.min(1)
+  while rows.shape[1] > 1:  # By halves: `sum` may add in any order.
+    half = -(-rows.shape[1] // 2)
+    rest = rows[:, half:]
+    rest = jnp.pad(rest, ((0, 0), (0, half - rest.shape[1])))
+    rows = rows[:, :half] + rest
+  average = rows[:, 0] / sizes(scores.shape, block)
+  average = jnp.nan_to_num(average, nan=jnp.finfo(average.dtype).min)
+  average = jnp.where(lowest == -jnp.inf, -jnp.inf, average)
+  return jnp.where(highest == jnp.inf, jnp.inf, average)
+
+
+@partial(jax.jit, static_argnames='blocks')
+def best(
+  scores: list[jax.Array], counts: Any, blocks: tuple[Shape, ...]
+) -> list[jax.Array]:
+  """Keeps the best blocks, whole, and fills up with single weights.
+
+  Args:
+    scores: at least one leaf.
+    counts: of weights: for each leaf, or one for all. May be traced.
+    blocks: of each leaf, made by `fit`; those of one weight are single weights.
+
+  Returns:
+    A bool array for each leaf. Their total is that of the counts where single
+    weights suffice to fill up, else less than one block below.
+
+  Example:
+    >>> scores = [jnp.array([3.0, 3.0, 1.0, 1.0]), jnp.array([0.0, 5.0, 4.0])]
+    >>> best(scores, [3, 1], blocks=((2,), (1,)))
+    [Array([ True,  True, False, False], dtype=bool), \
+Array([False,  True,  True], dtype=bool)]
+  """
+  shapes = [s.shape for s in scores]
+  weights = [i for i, block in enumerate(blocks) if math.prod(block) == 1]
+  others = [i for i, block in enumerate(blocks) if math.prod(block) > 1]
+  if not others:
+    return ranking.top_k(scores, counts)
+  values = [
+    jnp.where(jnp.isnan(s), -jnp.inf, s) if i in weights else mean(s, blocks[i])
+    for i, s in enumerate(scores)
+  ]
+  size = [
+    1 if i in weights else sizes(shapes[i], blocks[i])
+    for i in range(len(blocks))
+  ]
+
+  def in_rows(i, v):  # A block's weights in a row, so that ties fill it first.
+    if i in weights:
+      return v
+    return split(expand(v, shapes[i], blocks[i]), blocks[i], jnp.nan)
+
+  def choose(ids, values, counts):
+    rows = [in_rows(i, v) for i, v in zip(ids, values)]
+    return [
+      k if i in weights else k.sum(1) == size[i]
+      for i, k in zip(ids, ranking.top_k(rows, counts))
+    ]
+
+  def count(ids):
+    return sum(jnp.sum(kept[i] * size[i]) for i in ids)
+
+  def refill(ids, budget):  # Adds the best of the rest, or drops the worst.
+    over = count(ids) > budget
+    stays = [jnp.where(over, values[i], jnp.inf) for i in ids]
+    comes = [jnp.where(over, -jnp.inf, values[i]) for i in ids]
+    ranked = [jnp.where(kept[i], *both) for i, *both in zip(ids, stays, comes)]
+    for i, k in zip(ids, choose(ids, ranked, budget)):
+      kept[i] = k
+
+  must = [v == jnp.inf for v in values]
+  kept = [
+    (k & (v > -jnp.inf)) | m
+    for k, v, m in zip(choose(range(len(values)), values, counts), values, must)
+  ]
+  # Blocks have what they found, but leave the single weights no more than there
+  # are, and no less than must stay.
+  total = sum(jax.tree.leaves(counts))
+  room = sum(scores[i].size for i in weights)
+  floor = sum(jnp.sum(must[i]) for i in weights)
+  most = jnp.maximum(total - floor, 0)
+  refill(others, jnp.clip(count(others), total - room, most))
+  if weights:
+    refill(weights, jnp.minimum(total - count(others), room))
+  return [
+    k if i in weights else expand(k, shapes[i], blocks[i])
+    for i, k in enumerate(kept)
+  ]
