@@ -35,6 +35,7 @@ from ong_jax.methods import iee as iee
 from ong_jax.methods import lc as lc
 from ong_jax.methods import optg as optg
 from ong_jax.methods import probmask as probmask
+from ong_jax.methods import ste as ste
 from ong_jax.methods import str_ as str_
 from ong_jax.pruners import lamp as lamp
 from ong_jax.pruners import magnitude as magnitude

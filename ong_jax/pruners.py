@@ -63,11 +63,16 @@ def one_shot(
   """
   if (sparsity is None) == (pattern is None):
     raise ValueError(
-      f'One of `sparsity` and `pattern` must be given; got {sparsity} and '
-      f'{pattern}.'
+      'One of `sparsity` and `pattern` must be given; got '
+      f'{"neither" if pattern is None else "both"}.'
     )
   if pattern is None:
     masks.check_sparsity(sparsity)
+  elif not isinstance(pattern, Pattern):
+    raise TypeError(
+      '`pattern` must be one of `ong_jax.patterns`, such as '
+      f'`patterns.n_of_m(2, 4)`; got {pattern!r}.'
+    )
 
   def prune(params: Params) -> Mask:
     weights = selection.select(params, prunable)

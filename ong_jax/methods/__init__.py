@@ -1,7 +1,6 @@
 """Methods whose mask changes in training, a file each."""
 
 from ong_jax.methods.cs import cs as cs
-from ong_jax.methods.dnw import dnw as dnw
 from ong_jax.methods.dpf import dpf as dpf
 from ong_jax.methods.dst import dst as dst
 from ong_jax.methods.gmp import gmp as gmp
@@ -10,4 +9,6 @@ from ong_jax.methods.iee import iee as iee
 from ong_jax.methods.lc import lc as lc
 from ong_jax.methods.optg import optg as optg
 from ong_jax.methods.probmask import probmask as probmask
+from ong_jax.methods.ste import dnw as dnw
+from ong_jax.methods.ste import ste as ste
 from ong_jax.methods.str_ import str_ as str_
