@@ -1,6 +1,8 @@
 """Methods whose mask changes in training, a file each."""
 
 from ong_jax.methods.cs import cs as cs
+from ong_jax.methods.decay import mask_decay as mask_decay
+from ong_jax.methods.decay import structure_decay as structure_decay
 from ong_jax.methods.dpf import dpf as dpf
 from ong_jax.methods.dst import dst as dst
 from ong_jax.methods.gmp import gmp as gmp
