@@ -3,10 +3,10 @@
     python -m benchmarks.every_method WORKDIR [METHOD ...]
 
 Trains a ResNet-8 by each method (all of them, if none is named) at 90 %
-sparsity (`iee-nm`: 75 %) for 8 epochs of `cifar10_mini`, and prints a table.
-What a method's own cycles have in the paper is scaled to the run, and stands in
-`result.json`. A run that is finished in WORKDIR is not run again. One short run
-each is no ranking: it shows that a method works.
+sparsity (those of N in every M: 75 %) for 8 epochs of `cifar10_mini`, and
+prints a table. What a method's own cycles have in the paper is scaled to the
+run, and stands in `result.json`. A run that is finished in WORKDIR is not run
+again. One short run each is no ranking: it shows that a method works.
 """
 
 import pathlib
@@ -20,7 +20,10 @@ from experiments.run import run
 _USUAL = {'sparsity': 0.9, 'epochs': 8}
 _OWN = {
   'imp': {'dense_epochs': 4, 'epochs': 4},  # Prunes what was trained before.
-  'iee-nm': {'sparsity': 0.75},  # One of every four weights.
+  **{  # One of every four weights.
+    name: {'sparsity': 0.75}
+    for name in ('iee-nm', 'sr-ste', 'mask-decay', 'structure-decay')
+  },
 }
 
 

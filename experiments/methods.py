@@ -83,6 +83,26 @@ METHODS: dict[str, Entry] = {
     'Wortsman et al., arXiv:1906.00586',
     throughout.dnw,
   ),
+  'ste': Entry(
+    'As DNW, with one sparsity for all layers.',
+    'Bengio et al., arXiv:1308.3432',
+    throughout.ste,
+  ),
+  'sr-ste': Entry(
+    'As STE, of N of every M weights, and the others decay.',
+    'Zhou et al., arXiv:2102.04010',
+    throughout.sr_ste,
+  ),
+  'mask-decay': Entry(
+    'From dense to N of every M weights: the others fade out.',
+    'Kao et al., arXiv:2209.07617',
+    throughout.mask_decay,
+  ),
+  'structure-decay': Entry(
+    'From dense to N of every M weights: N falls.',
+    'Kao et al., arXiv:2209.07617',
+    throughout.structure_decay,
+  ),
   'optg': Entry(
     'Learned scores: what pruning would cost, summed up in training.',
     'Zhang et al., arXiv:2201.12826',

@@ -7,7 +7,7 @@ import ong_jax
 from experiments.calibration import Calibration
 from experiments.config import Config, check_choice
 from experiments.learning_rates import RETRAINING, Rate, training
-from ong_jax import SparseMethod, allocation
+from ong_jax import SparseMethod, allocation, schedules
 from ong_jax.costs import Costs
 from ong_jax.types import Mask, Params, Pruner
 
@@ -154,6 +154,27 @@ def retraining_rate(
   """Makes the retraining schedule of this name."""
   make = choose('retraining', name, RETRAINING)
   return make(run.config, num_steps, max(original_steps, 1))
+
+
+def kept_of(run: Run, m: int) -> int:
+  """Returns how many of every m weights the sparsity keeps.
+
+  Raises:
+    ValueError: no whole number, or none, or all.
+
+  Example:
+    >>> kept_of(Run(Config(sparsity=0.75), steps_per_epoch=1), m=8)
+    2
+  """
+  schedules.check_steps(m=m)
+  n = round((1 - run.config.sparsity) * m)
+  if not 0 < n < m or abs(n - (1 - run.config.sparsity) * m) > 1e-4:
+    known = ', '.join(f'{1 - n / m:.6g}' for n in range(m - 1, 0, -1))
+    raise ValueError(
+      f'`sparsity`={run.config.sparsity} keeps no whole number of every {m} '
+      f'weights. Take one of {known}, or another `m`.'
+    )
+  return n
 
 
 def choose(name: str, value: str, known: dict[str, Any]) -> Any:

@@ -26,7 +26,10 @@ from experiments.plan import Run
 from ong_jax.costs import weights_cost
 
 _STEPS_PER_EPOCH = 8
-_SPARSITY = {'dense': 0, 'iee-nm': 0.75}  # Of all others:
+_SPARSITY = {
+  'dense': 0,
+  **dict.fromkeys(('iee-nm', 'sr-ste', 'mask-decay', 'structure-decay'), 0.75),
+}  # Of all others:
 _USUAL = 0.8
 
 

@@ -94,15 +94,8 @@ def iee_nm(
   retraining: str = 'llr',
 ) -> list[Segment]:
   """The same with as many of every m weights as the sparsity says."""
-  schedules.check_steps(m=m)
-  n = round((1 - run.config.sparsity) * m)
-  if not 0 < n < m or abs(n - (1 - run.config.sparsity) * m) > 1e-4:
-    known = ', '.join(f'{1 - n / m:.6g}' for n in range(m - 1, 0, -1))
-    raise ValueError(
-      f'`sparsity`={run.config.sparsity} keeps no whole number of every {m} '
-      f'weights. Take one of {known}, or another `m`.'
-    )
-  pattern, criteria = patterns.n_of_m(n, m), _Criterion(criterion)
+  pattern = patterns.n_of_m(plan.kept_of(run, m), m)
+  criteria = _Criterion(criterion)
   prune = _first_mask(run, pattern, first, criteria)
   cycles = _Cycles(run, interval, fraction, until)
   return _segments(run, prune, pattern, criteria, cycles, retraining)

@@ -1,9 +1,16 @@
 """Methods that prune all along, as segments."""
 
+import math
+
 import ong_jax
 from experiments import plan
 from experiments.plan import Run, Segment
-from ong_jax import schedules
+from ong_jax import patterns, schedules
+
+_FADES = {
+  'linear': lambda progress: 1 - progress,
+  'exponential': lambda progress: math.exp(-5 * progress),  # Our choice: 5.
+}
 
 
 def gmp(
@@ -49,6 +56,94 @@ def dnw(run: Run, *, allocate: str = 'pooled') -> list[Segment]:
     allocate=plan.choose('allocate', allocate, plan.ALLOCATIONS),
   )
   return plan.throughout(run, method)
+
+
+def ste(run: Run, *, allocate: str = 'uniform') -> list[Segment]:
+  """Trains dense weights behind the mask of the largest of each layer."""
+  pattern = patterns.unstructured(
+    run.config.sparsity, plan.choose('allocate', allocate, plan.ALLOCATIONS)
+  )
+  return plan.throughout(run, ong_jax.ste(pattern))
+
+
+def sr_ste(run: Run, *, m: int = 4, decay: float = 2e-4) -> list[Segment]:
+  """The same with as many of every m weights as the sparsity says.
+
+  Args:
+    run: that is planned.
+    m: weights of a group.
+    decay: of the weights that are pruned in a step.
+  """
+  pattern = patterns.n_of_m(plan.kept_of(run, m), m)
+  return plan.throughout(run, ong_jax.ste(pattern, decay=decay))
+
+
+def mask_decay(
+  run: Run,
+  *,
+  m: int = 4,
+  dense: float = 0.1,
+  until: float = 0.75,
+  fade: str = 'linear',
+) -> list[Segment]:
+  """Fades out what N:M prunes, from dense weights on.
+
+  Args:
+    run: that is planned.
+    m: weights of a group; the sparsity says how many are kept.
+    dense: the fraction of the run before anything fades.
+    until: that after which all has.
+    fade: `linear` or `exponential`.
+  """
+  start, end = _decay_steps(run, dense, until)
+  method = ong_jax.mask_decay(
+    patterns.n_of_m(plan.kept_of(run, m), m),
+    start=start,
+    end=end,
+    fade=plan.choose('fade', fade, _FADES),
+  )
+  return plan.throughout(run, method)
+
+
+def structure_decay(
+  run: Run, *, m: int = 4, dense: float = 0.1, until: float = 0.75
+) -> list[Segment]:
+  """Keeps m - 1 of every m weights, then half of m, a quarter, ..., then n.
+
+  Args:
+    run: that is planned.
+    m: weights of a group; n is what the sparsity says.
+    dense: the fraction of the run before the first pattern.
+    until: that before the last one.
+  """
+  start, end = _decay_steps(run, dense, until)
+  n = plan.kept_of(run, m)
+  halves = [m >> i for i in range(1, m.bit_length()) if m >> i > n]
+  kept = sorted({m - 1, *halves, n}, reverse=True)
+  moves = max(len(kept) - 1, 1)
+  if end - start < moves:
+    raise ValueError(
+      f'`until`={until} leaves {end - start} steps after `dense`={dense}, too '
+      f'few for {len(kept)} patterns. Take more `epochs`, or a smaller `m`.'
+    )
+  method = ong_jax.structure_decay(
+    [patterns.n_of_m(n, m) for n in kept],
+    boundaries=[start + i * (end - start) // moves for i in range(len(kept))],
+  )
+  return plan.throughout(run, method)
+
+
+def _decay_steps(run: Run, dense: float, until: float) -> tuple[int, int]:
+  """The steps at which a decay starts and ends."""
+  plan.check_fraction('dense', dense)
+  plan.check_fraction('until', until)
+  start, end = int(dense * run.steps), int(until * run.steps)
+  if start >= end:
+    raise ValueError(
+      f'`until`={until} must leave steps after `dense`={dense}: they are '
+      f'steps {end} and {start} of {run.steps}.'
+    )
+  return start, end
 
 
 def optg(
