@@ -2,6 +2,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from absl.testing import absltest, parameterized
 
 from experiments import options
@@ -111,6 +112,61 @@ class MethodsTest(parameterized.TestCase):
     )
     with self.assertRaisesRegex(ValueError, '`draws` must be at least 0'):
       _segments('probmask', {'draws': -1}, epochs=5)
+
+  @parameterized.named_parameters(
+    ('of_4', 4, 0.75, {20: 3, 85: 2, 150: 1}),
+    ('of_16', 16, 0.9375, {20: 15, 52: 8, 85: 4, 117: 2, 150: 1}),
+    ('of_16_to_6', 16, 0.625, {20: 15, 85: 8, 150: 6}),
+    ('to_the_loosest', 4, 0.25, {20: 3}),
+  )
+  def test_patterns_tighten_by_halves(self, m, sparsity, expected):
+    (segment,) = _segments(
+      'structure-decay', {'m': m}, epochs=5, sparsity=sparsity
+    )
+    tx = segment.method(None).transform(optax.sgd(0.1))
+    params = {'kernel': jnp.arange(1.0, m + 1)[:, None]}
+    update, state, found = jax.jit(tx.update), tx.init(params), {}
+    for step in range(1, segment.steps + 1):
+      before, (_, state) = state, update(params, state, params)
+      kept = int(state.mask['kernel'].sum())
+      if kept != int(before.mask['kernel'].sum()):
+        found[step] = kept
+    self.assertEqual(found, expected)
+
+  def test_what_fades_is_gone_in_time(self):
+    found = {}
+    for fade in ('linear', 'exponential'):
+      (segment,) = _segments(
+        'mask-decay', {'fade': fade}, epochs=5, sparsity=0.75
+      )
+      method = segment.method(None)
+      params = {'kernel': jnp.arange(1.0, 5)[:, None]}
+      state = method.transform(optax.sgd(0.1)).init(params)
+      found[fade] = [
+        float(
+          method.effective(
+            params, state._replace(count=jnp.array(step)), jax.random.key(0)
+          )['kernel'][0, 0]
+        )
+        for step in (20, 85, 149)
+      ]
+    np.testing.assert_allclose(found['linear'], [1, 0.5, 1 / 130], rtol=1e-5)
+    expected = np.exp(-5 * np.array([0, 65, 129]) / 130)
+    np.testing.assert_allclose(found['exponential'], expected, rtol=1e-5)
+
+  def test_decays_need_steps_and_a_sparsity_that_fits(self):
+    with self.assertRaisesRegex(ValueError, '^`until`=0.1 must leave steps'):
+      _segments('mask-decay', {'until': 0.1}, sparsity=0.75)
+    with self.assertRaisesRegex(
+      ValueError, '^`until`=0.115 leaves 3 steps .* for 5 patterns'
+    ) as caught:
+      _segments(
+        'structure-decay', {'until': 0.115, 'm': 16}, epochs=5, sparsity=15 / 16
+      )
+    self.assertIn('Take more `epochs`', str(caught.exception))
+    for name in ('sr-ste', 'mask-decay', 'structure-decay'):
+      with self.assertRaisesRegex(ValueError, 'no whole number of every 4'):
+        _segments(name, sparsity=0.9)
 
   def test_every_line_is_whole(self):
     for name, entry in METHODS.items():

@@ -10,7 +10,16 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ong_jax import allocation, masks, nmf, pruners, saliency, scores, starts
+from ong_jax import (
+  allocation,
+  masks,
+  nmf,
+  patterns,
+  pruners,
+  saliency,
+  scores,
+  starts,
+)
 
 KEY = jax.random.key(0)
 SHAPES = {  # 2 * 288 + 153 = 729 prunable weights.
@@ -76,6 +85,7 @@ PRUNERS = {  # (key, sparsity) -> pruner
   'random': lambda key, s: pruners.random(key, sparsity=s),
   'lamp': lambda key, s: pruners.one_shot(SCORES['lamp'], s),
   'normalized': lambda key, s: pooled('normalized', s),
+  'by_pattern': lambda key, s: pruners.by_pattern(patterns.unstructured(s)),
 }
 
 
@@ -359,6 +369,13 @@ class ErrorsTest(parameterized.TestCase):
 
     with self.assertRaises(TypeError):
       pruners.one_shot(never, 0.5, allocate=halves)(PARAMS)
+
+  def test_of_a_pattern_refuses_what_is_none_and_what_is_not_finite(self):
+    with self.assertRaisesRegex(TypeError, '^`pattern` must be .*; got 0.5.$'):
+      pruners.by_pattern(0.5)
+    prune = pruners.by_pattern(patterns.n_of_m(1, 2), score=never)
+    with self.assertRaisesRegex(ValueError, "^Leaf 'kernel' .* not finite"):
+      prune({'kernel': jnp.array([[1.0], [jnp.nan]])})
 
   def test_refuses_nan_scores(self):
     params = {'a': {'kernel': jnp.array([[-2.0, 1.0], [-1.0, 3.0]])}}

@@ -60,3 +60,13 @@ def largest(scores, k):
   mask = np.arange(42) < 6
   mask[6 + np.argsort(-scores[6:], kind='stable')[:k]] = True
   return mask
+
+
+def best_of_4(scores, n):
+  """Which of the weights are n of the best of 4 inputs; and all biases."""
+  mask = np.ones(42, bool)
+  for weights, outputs in ((slice(6, 30), 6), (slice(30, 42), 4)):
+    rows = scores[weights].reshape(-1, outputs)  # 4 inputs, and 3.
+    rank = (-rows).argsort(0, kind='stable').argsort(0)
+    mask[weights] = (rank < n).ravel()
+  return mask
