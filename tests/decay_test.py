@@ -69,6 +69,11 @@ def tightened(w, mask, count):
   return best_of_4(np.abs(w) * mask, n) if n else mask
 
 
+def smallest(weights):
+  """A score that prefers what is pruned."""
+  return jax.tree.map(lambda w: -jnp.abs(w), weights)
+
+
 def channels(capacity):
   """A pattern of COLUMNS, and how they are scored."""
   names = {'kernel': jax.sharding.PartitionSpec(None, 'x')}
@@ -143,6 +148,14 @@ class MaskDecayTest(parameterized.TestCase):
       chex.assert_trees_all_equal(FADED.effective(p, state), deployed)
     chex.assert_trees_all_equal(deployed, p)
 
+  def test_from_the_end_on_the_mask_is_fixed_whatever_is_scored(self):
+    fixed = mask_decay(TWO_OF_4, start=2, end=4, score=smallest)
+    params, states = train(fixed, PARAMS, 6)
+    for leaf in jax.tree.leaves(states.mask):
+      np.testing.assert_array_equal(leaf[3:], leaf[3:4].repeat(3, 0))
+    p, state = jax.tree.map(lambda x: x[-1], (params, states))
+    chex.assert_trees_all_equal(fixed.effective(p, state, KEY), p)
+
   def test_keeps_the_precision_of_the_weights(self):
     half = jax.tree.map(lambda p: p.astype(jnp.bfloat16), PARAMS)
     state = FADED.transform(INNER).init(half)
@@ -208,6 +221,18 @@ class StructureDecayTest(parameterized.TestCase):
       chex.assert_trees_all_equal(mask, state.mask)
       for found in (finished, TIGHTENED.effective(p, state, KEY)):
         chex.assert_trees_all_equal(found, p)
+
+  def test_masks_are_nested_whatever_is_scored(self):
+    tight = structure_decay(
+      [patterns.n_of_m(n, 4) for n in (3, 2, 1)],
+      boundaries=[1, 2, 3],
+      score=smallest,
+    )
+    _, states = train(tight, PARAMS, 4)
+    for leaf in jax.tree.leaves(states.mask):
+      kept = np.asarray(leaf)
+      self.assertFalse((kept[1:] & ~kept[:-1]).any())
+      np.testing.assert_array_equal(kept[-1].sum(0), 1)
 
   def test_may_begin_pruned(self):
     tight = structure_decay([TWO_OF_4], boundaries=[0])

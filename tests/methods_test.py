@@ -166,7 +166,7 @@ class MethodsTest(parameterized.TestCase):
     self.assertIn('Take more `epochs`', str(caught.exception))
     for name in ('sr-ste', 'mask-decay', 'structure-decay'):
       with self.assertRaisesRegex(ValueError, 'no whole number of every 4'):
-        _segments(name, sparsity=0.9)
+        _segments(name, sparsity=0.7)
 
   def test_every_line_is_whole(self):
     for name, entry in METHODS.items():
