@@ -171,6 +171,13 @@ class SteTest(parameterized.TestCase):
     np.testing.assert_array_equal(plain, flat(grads))
     self.assertTrue(expected.any())
 
+  @chex.variants(with_jit=True, without_jit=True)
+  def test_a_step_that_is_not_finite_raises_nowhere(self):
+    tx = ste(TWO_OF_4).transform(INNER)
+    bad = jax.tree.map(lambda p: jnp.full_like(p, jnp.nan), PARAMS)
+    _, state = self.variant(tx.update)(bad, tx.init(PARAMS), PARAMS)
+    self.assertEqual(int(state.mask['a']['kernel'].sum()), 12)
+
   def test_whole_channels(self):
     spec = jax.sharding.PartitionSpec(None, 'x')
     costs = Costs({'x': 1}, [LayerCost(None, 'x', np.arange(7)[None])], rest=0)

@@ -65,9 +65,10 @@ def ste(
   if not 0 <= decay < math.inf:
     raise ValueError(f'`decay` must lie in [0, inf); got {decay}.')
   prune = pruners.by_pattern(pattern, score=score, prunable=prunable)
+  again = jax.jit(prune)  # In training no value is looked at on the host.
 
   def renew(params, state):
-    return state._replace(mask=prune(params))
+    return state._replace(mask=again(params))
 
   def transform(inner):
     latent = latent_transform(inner, prune, renew)
