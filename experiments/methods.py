@@ -7,6 +7,7 @@ from typing import NamedTuple
 from experiments.plan import Segment
 from experiments.recipes import (
   afterwards,
+  calibrated,
   cycles,
   exploring,
   once,
@@ -62,6 +63,46 @@ METHODS: dict[str, Entry] = {
     'Once, the largest weights; one ranking.',
     'Han et al., arXiv:1506.02626',
     once.magnitude,
+  ),
+  'lamp': Entry(
+    'Once, by magnitude among those not below it in the layer.',
+    'Lee et al., arXiv:2010.07611',
+    once.lamp,
+  ),
+  'magnitude-nm': Entry(
+    'Once, the largest N of every M weights.',
+    'Mishra et al., arXiv:2104.08378',
+    once.magnitude_nm,
+  ),
+  'magnitude-blocks': Entry(
+    'Once, whole blocks of the largest mean.',
+    'Narang et al., arXiv:1711.02782',
+    once.magnitude_blocks,
+  ),
+  'snip': Entry(
+    'Once, by what the loss would change without a weight.',
+    'Lee et al., arXiv:1810.02340',
+    calibrated.snip,
+  ),
+  'grasp': Entry(
+    'Once, by what the gradient would lose without a weight.',
+    'Wang et al., arXiv:2002.07376',
+    calibrated.grasp,
+  ),
+  'synflow': Entry(
+    'Once, in rounds, by what weights carry without any data.',
+    'Tanaka et al., arXiv:2006.05467',
+    calibrated.synflow,
+  ),
+  'wanda': Entry(
+    'Once, by weights times activations; for trained weights.',
+    'Sun et al., arXiv:2306.11695',
+    calibrated.wanda,
+  ),
+  'sparsegpt': Entry(
+    'Once, and updates what it keeps; for trained weights.',
+    'Frantar and Alistarh, arXiv:2301.00774',
+    calibrated.sparsegpt,
   ),
   'random': Entry(
     'Once, at random, with Erdos-Renyi-kernel densities.',

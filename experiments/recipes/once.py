@@ -7,7 +7,7 @@ import jax
 import ong_jax
 from experiments import plan
 from experiments.plan import Run, Segment
-from ong_jax import nmf, saliency, scores, selection
+from ong_jax import nmf, patterns, saliency, scores, selection
 
 SALIENCIES = {
   f.__name__: f
@@ -66,6 +66,38 @@ def magnitude(
     sparsity=run.config.sparsity,
     allocate=plan.choose('allocate', allocate, plan.ALLOCATIONS),
   )
+  return plan.once(run, pruner, retraining)
+
+
+def lamp(run: Run, *, retraining: str = 'llr') -> list[Segment]:
+  """Prunes once, by layer-adaptive magnitude."""
+  return plan.once(run, ong_jax.lamp(sparsity=run.config.sparsity), retraining)
+
+
+def magnitude_nm(
+  run: Run, *, m: int = 4, retraining: str = 'llr'
+) -> list[Segment]:
+  """Prunes once, to as many of every m weights as the sparsity says."""
+  pattern = patterns.n_of_m(plan.kept_of(run, m), m)
+  pruner = ong_jax.one_shot(scores.magnitude, pattern=pattern)
+  return plan.once(run, pruner, retraining)
+
+
+def magnitude_blocks(
+  run: Run,
+  *,
+  inputs: int = 4,
+  outputs: int = 4,
+  allocate: str = 'uniform',
+  retraining: str = 'llr',
+) -> list[Segment]:
+  """Prunes once, whole blocks of so many inputs and outputs."""
+  pattern = patterns.blocks(
+    (inputs, outputs),
+    run.config.sparsity,
+    plan.choose('allocate', allocate, plan.ALLOCATIONS),
+  )
+  pruner = ong_jax.one_shot(scores.magnitude, pattern=pattern)
   return plan.once(run, pruner, retraining)
 
 

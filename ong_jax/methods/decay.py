@@ -81,7 +81,7 @@ def mask_decay(
       f'`start` must be an integer in [0, {end}), below `end`; got {start!r}.'
     )
   betas = _tabulate(fade, end - start)
-  prune = pruners.by_pattern(pattern, score=score, prunable=prunable)
+  prune = pruners.one_shot(score, pattern=pattern, prunable=prunable)
 
   def first(params):  # Of all that the pattern can prune; it is refused now.
     return jax.tree.map(jnp.ones_like, prune(params))
@@ -190,7 +190,7 @@ def structure_decay(
   patterns, boundaries = tuple(patterns), tuple(boundaries)
   _check_boundaries(boundaries, len(patterns))
   prunes = [
-    pruners.by_pattern(pattern, score=score, prunable=prunable)
+    pruners.one_shot(score, pattern=pattern, prunable=prunable)
     for pattern in patterns
   ]
 

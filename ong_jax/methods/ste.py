@@ -64,7 +64,7 @@ def ste(
   """
   if not 0 <= decay < math.inf:
     raise ValueError(f'`decay` must lie in [0, inf); got {decay}.')
-  prune = pruners.by_pattern(pattern, score=score, prunable=prunable)
+  prune = pruners.one_shot(score, pattern=pattern, prunable=prunable)
   again = jax.jit(prune)  # In training no value is looked at on the host.
 
   def renew(params, state):
