@@ -32,7 +32,7 @@ def masked(
     {'kernel': Array([[3., 0.]], dtype=float32)}
   """
   del key  # Nothing is random.
-  return masks.apply_mask(trainable, mask_of(opt_state))
+  return masks.apply_mask(trainable, mask_of(opt_state, trainable))
 
 
 def straight_through(
@@ -57,7 +57,7 @@ def straight_through(
     Array([[20.09,  1.  ]], dtype=float32)
   """
   del key  # Nothing is random.
-  mask = mask_of(opt_state)
+  mask = mask_of(opt_state, trainable)
   masks.check_like(trainable, mask)
   return jax.tree.map(
     lambda w, m: w if m is None else _straight_through(w, m), trainable, mask
@@ -88,7 +88,8 @@ def finish_masked(
     ({'kernel': Array([[3., 0.]], dtype=float32)}, \
 {'kernel': Array([[ True, False]], dtype=bool)})
   """
-  return masked(trainable, opt_state, key), mask_of(opt_state)
+  mask = mask_of(opt_state, trainable)
+  return masks.apply_mask(trainable, mask), mask
 
 
 def dense(

@@ -210,14 +210,18 @@ def map_like(f: Callable, tree: Any, state: Any, *rest: Any) -> Any:
   return jax.tree_util.tree_map_with_path(visit, state, *rest)
 
 
-def state_of(opt_state: optax.OptState) -> SparseState:
+def state_of(
+  opt_state: optax.OptState, params: Params | None = None
+) -> SparseState:
   """Finds the sparse state in an optimizer state, wherever wrappers put it.
 
   Args:
     opt_state: state of any chain around one of the transformations here.
+    params: all of them. Only needed where `optax.partition` or `optax.masked`
+      left a whole subtree to another transformation.
 
   Returns:
-    The state.
+    The state. Its mask is `None` for what is another transformation's.
 
   Raises:
     ValueError: there is none, or more than one.
@@ -237,10 +241,27 @@ def state_of(opt_state: optax.OptState) -> SparseState:
       '`opt_state` must hold the state of exactly one `masked_transform` or '
       f'other sparse transformation; it holds {len(found)}.'
     )
-  return found[0]
+  return found[0]._replace(mask=_without_holes(found[0].mask, params))
 
 
-def mask_of(opt_state: optax.OptState) -> Mask:
+def _without_holes(mask: Mask, params: Params | None) -> Mask:
+  """Puts `None` where optax put a `MaskedNode`, for each leaf below it."""
+
+  def is_hole(m):
+    return isinstance(m, optax.MaskedNode)
+
+  def fill(m, p=None):
+    return jax.tree.map(lambda _: None, p) if is_hole(m) else m
+
+  if not any(map(is_hole, jax.tree.leaves(mask, is_leaf=is_hole))):
+    return mask  # Whether it fits the params, others find out.
+  rest = () if params is None else (params,)
+  return jax.tree.map(
+    fill, mask, *rest, is_leaf=lambda m: m is None or is_hole(m)
+  )
+
+
+def mask_of(opt_state: optax.OptState, params: Params | None = None) -> Mask:
   """Finds the mask in an optimizer state; see `state_of`.
 
   Example:
@@ -248,7 +269,7 @@ def mask_of(opt_state: optax.OptState) -> Mask:
     >>> mask_of(optax.chain(tx).init({'kernel': jnp.ones(1)}))
     {'kernel': Array([ True], dtype=bool)}
   """
-  return state_of(opt_state).mask
+  return state_of(opt_state, params).mask
 
 
 def first_mask(mask: Mask | Pruner, params: Params) -> Mask:
