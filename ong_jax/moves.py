@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ong_jax import scores as scoring
 from ong_jax.patterns import Pattern
 from ong_jax.selection import name_of
 
@@ -58,6 +59,56 @@ def grow_or_prune(
     s = jnp.where(jnp.isnan(s), low, jnp.maximum(s, low))
     s = jnp.where(grows, jnp.minimum(s, high), s)  # Below what is kept.
     return jnp.where(k ^ grows, s, jnp.where(k, jnp.inf, -jnp.inf))
+
+  return move
+
+
+def replace(
+  key: jax.Array,
+  pattern: Pattern,
+  cuts: Sequence[float],
+  row: jax.typing.ArrayLike = 0,
+) -> Callable[[Any, Any, Any], Any]:
+  """Makes `(sizes, gains, kept) -> kept`: as many grow as are dropped.
+
+  Of what is kept, the smallest are dropped: the cut's share of the budget. Of
+  what was not kept before, those of the highest gain come, also under a pattern
+  that has them compete in groups. Where these are too few, the largest of what
+  was dropped stay; it is compared up to rounding.
+
+  Gains are compared exactly, and of equal ones the first comes, except that
+  those that are 0 are ordered at random: a gradient that is 0 says nothing, and
+  many are behind a dead unit. What is not finite comes last.
+
+  Args:
+    key: of that order.
+    pattern: with the budget, of single weights.
+    cuts, row: which share is replaced; see `Pattern`.
+
+  Returns:
+    The function, of trees of float arrays that are at least 0, and a mask.
+
+  Example:
+    >>> from ong_jax import patterns
+    >>> sizes = {'kernel': jnp.array([4.0, 3.0, 0.0, 0.0])}
+    >>> gains = {'kernel': jnp.array([5.0, 9.0, 1.0, 2.0])}
+    >>> kept = {'kernel': jnp.array([True, True, False, False])}
+    >>> pattern = patterns.unstructured(0.5)
+    >>> replace(jax.random.key(0), pattern, [0.5])(sizes, gains, kept)
+    {'kernel': Array([ True, False, False,  True], dtype=bool)}
+  """
+
+  def move(sizes, gains, kept):
+    stays = grow_or_prune(pattern, False, cuts, row)(sizes, kept)
+    draws = scoring.random(key)(gains)
+    ranked = jax.tree.map(rank, sizes, gains, draws, kept, stays)
+    return grow_or_prune(pattern, True)(ranked, stays)
+
+  def rank(size, gain, draw, old, stays):
+    size, gain = size.astype(jnp.float32), gain.astype(jnp.float32)
+    tied = jnp.where(gain == 0, draw - 2, draw - 4)  # In [-2, -1), [-4, -3).
+    gain = jnp.where((gain > 0) & jnp.isfinite(gain), gain, tied)
+    return jnp.where(old & ~stays, -5 - 1 / size, gain)
 
   return move
 
