@@ -149,6 +149,16 @@ METHODS: dict[str, Entry] = {
     'Zhang et al., arXiv:2201.12826',
     throughout.optg,
   ),
+  'set': Entry(
+    'Drops the smallest weights and grows others at random.',
+    'Mocanu et al., arXiv:1707.04780',
+    throughout.set_,
+  ),
+  'rigl': Entry(
+    'As SET, but grows where the gradient is largest.',
+    'Evci et al., arXiv:1911.11134',
+    throughout.rigl,
+  ),
   'iee': Entry(
     'Prunes and grows by one score, of weights that have explored.',
     _IEE,
