@@ -792,6 +792,25 @@ class StateOfTest(parameterized.TestCase):
     chex.assert_trees_all_equal(found, inner.init(PARAMS))
     self.assertIs(transforms.mask_of(state), found.mask)
 
+  @parameterized.named_parameters(
+    ('leaves', {'conv': 'dense', 'fc': {'kernel': 'sparse', 'bias': 'dense'}}),
+    ('subtrees', {'conv': 'dense', 'fc': 'sparse'}),
+  )
+  def test_finds_it_in_a_part_of_the_params(self, labels):
+    prune = pruners.magnitude(sparsity=0.5)
+    sparse = transforms.masked_transform(optax.adam(0.1), prune)
+    tx = optax.partition({'sparse': sparse, 'dense': optax.sgd(0.1)}, labels)
+    state = tx.init(PARAMS)
+    expected = prune({'fc': PARAMS['fc']}) | {'conv': {'kernel': None}}
+    chex.assert_trees_all_equal(transforms.mask_of(state, PARAMS), expected)
+    found = transforms.mask_of(state)  # A hole is a hole, without the params.
+    self.assertIsNone(found['conv'])
+    chex.assert_trees_all_equal(found['fc'], expected['fc'])
+    updates, state = jax.jit(tx.update)(GRAD, state, PARAMS)
+    params = optax.apply_updates(PARAMS, updates)
+    chex.assert_trees_all_equal(transforms.mask_of(state, params), expected)
+    self.assertEqual(np.count_nonzero(params['fc']['kernel']), 12)
+
   def test_counts_the_updates_that_are_applied(self):
     for sparse in (MASKED['sgd'], LATENT['sgd']):
       tx = optax.MultiSteps(sparse, 2).gradient_transformation()
