@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ong_jax import moves, schedules, scores, selection
+from ong_jax import masks, moves, schedules, scores, selection
 from ong_jax.patterns import Pattern
 from ong_jax.transforms import SparseState, first_mask, remask
 from ong_jax.types import Mask, Params, Predicate, Pruner
@@ -43,6 +43,7 @@ class Rewiring(NamedTuple):
     else:
       mask = first_mask(self.first, params)
     if jax.tree.leaves(params):  # None when `optax.tree.map_params` probes.
+      masks.check_like(params, mask)
       state = SparseState(jnp.zeros([], jnp.int32), mask, ())
       jax.eval_shape(self._moved, params, state)
     return mask
