@@ -105,6 +105,37 @@ class MethodsTest(parameterized.TestCase):
     self.assertEqual(given['interval'], interval)
     self.assertAlmostEqual(given['rate'], rate)
 
+  @parameterized.named_parameters(
+    ('as_often_as_in_the_paper', 'rigl', 200, 100),
+    ('thirty_times', 'rigl', 20, 20),
+    ('but_with_training_in_between', 'rigl', 1, 4),
+    ('not_at_all', 'rigl', 0, 1),
+    ('an_epoch', 'set', 20, 40),
+  )
+  def test_rewiring_is_scaled_to_the_run(self, name, epochs, interval):
+    recipe = METHODS[name].recipe
+    run = Run(Config(method=name, epochs=epochs), steps_per_epoch=40)
+    self.assertEqual(options.complete(recipe, {}, run)['interval'], interval)
+
+  @parameterized.parameters('rigl', 'set')
+  def test_rewiring_needs_time(self, name):
+    with self.assertRaisesRegex(
+      ValueError, '`interval`=200 must be at most the 150 steps that'
+    ):
+      _segments(name, {'interval': 200}, epochs=5)
+    with self.assertRaisesRegex(ValueError, '`until` must lie in'):
+      _segments(name, {'until': 1.5}, epochs=5)
+    method = _segments(name, {'fraction': 0.0}, epochs=5)[0].method(None)
+    tx = method.transform(optax.sgd(0.1))
+    params = {'kernel': jnp.ones((10, 10))}
+    first = tx.init(params)
+    grads = {'kernel': jnp.where(first.mask['kernel'], 0.0, 1.0)}
+    _, last = jax.lax.fori_loop(
+      0, 50, lambda _, s: tx.update(grads, s[1], params), (grads, first)
+    )
+    self.assertEqual(int(last.count), 50)
+    chex.assert_trees_all_equal(last.mask, first.mask)
+
   def test_probmask_draws_before_it_retrains(self):
     segments = _segments('probmask', {'draws': 10}, epochs=5)
     self.assertEqual(
