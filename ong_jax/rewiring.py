@@ -40,6 +40,9 @@ class Rewiring(NamedTuple):
     if self.first is None:
       weights = selection.select(params, self.prunable)
       mask = self.pattern.choose(scores.random(self.key)(weights))
+      mask = jax.tree.map(  # A draw does not know where its weights are.
+        lambda w, m: jnp.zeros_like(w, bool) | m, weights, mask
+      )
     else:
       mask = first_mask(self.first, params)
     if jax.tree.leaves(params):  # None when `optax.tree.map_params` probes.

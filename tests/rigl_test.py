@@ -4,6 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl.testing import absltest, parameterized
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 from toy_problem import (
   DECAY,
   INNER,
@@ -225,6 +227,22 @@ class RiglTest(parameterized.TestCase):
       masks.append(_flat_mask(_after(method, grads)[2].mask))
     np.testing.assert_array_equal(masks[0], masks[1])
     self.assertTrue(np.any(masks[0] != masks[2]))
+
+  def test_two_devices_choose_what_one_does(self):
+    mesh = jax.make_mesh((2,), ('model',), axis_types=(AxisType.Auto,))
+    specs = jax.tree.map(
+      lambda p: NamedSharding(mesh, P(*[None] * (p.ndim - 1), 'model')), PARAMS
+    )
+    method = _method(average=2)
+    tx = method.transform(INNER)
+    split = jax.device_put(PARAMS, specs)
+    first = tx.init(split).mask
+    kernel = first['a']['kernel']
+    self.assertTrue(kernel.sharding.is_equivalent_to(specs['a']['kernel'], 2))
+    chex.assert_trees_all_equal(first, tx.init(PARAMS).mask)
+    found, expected = (train(method, params, 9) for params in (split, PARAMS))
+    chex.assert_trees_all_equal(found[1].mask, expected[1].mask)
+    chex.assert_trees_all_close(found[0], expected[0], rtol=1e-5, atol=1e-6)
 
   def test_bfloat16(self):
     method = _method(interval=2, average=2)
