@@ -197,11 +197,11 @@ class RiglTest(parameterized.TestCase):
     )
     clean = jax.tree.map(lambda g: jnp.where(jnp.isnan(g), 0, g), poisoned)
     self.assertTrue(np.isnan(flat(poisoned)).any())
-    masks = []
-    for grads in (poisoned, clean):
+    masks, update = [], jax.jit(tx.update)
+    for grads in (poisoned, clean):  # In one batch of two, or in one of one.
       after, params = state, PARAMS
-      for _ in range(2):
-        updates, after = jax.jit(tx.update)(grads, after, params)
+      for batch in (grads, grads if average == 1 else _grads(1)):
+        updates, after = update(batch, after, params)
         params = optax.apply_updates(params, updates)
       chex.assert_tree_all_finite((params, after.inner_state))
       masks.append(_flat_mask(after.mask))
