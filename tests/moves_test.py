@@ -125,7 +125,7 @@ class ReplaceTest(parameterized.TestCase):
     kept = np.arange(1000) < 500
     sizes = np.where(kept, np.arange(1000.0), 0)
     gains = np.zeros(1000)
-    gains[[700, 999]] = 1e-38, 1e-37  # However little, it decides.
+    gains[[700, 999]] = 1e-37, 1e-36  # However little, it decides.
     first, again, other = (
       _replace(sizes, gains, kept, 0.2, seed=seed) for seed in (0, 0, 1)
     )

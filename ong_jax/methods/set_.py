@@ -49,10 +49,9 @@ def set_(
 
   References:
     Mocanu et al., Scalable training of artificial neural networks with adaptive
-    sparse connectivity inspired by network science, 2018, arXiv:1707.04780. It
-    also replaces the smallest positive and the largest negative weights, draws
-    new values, and rewires after the last epoch; here magnitudes are compared,
-    and new weights start at 0.
+    sparse connectivity inspired by network science, 2018, arXiv:1707.04780.
+    There, positive and negative weights are ranked apart; here by magnitude,
+    and new weights start at 0, as in RigL.
 
   Example:
     >>> from ong_jax import patterns
