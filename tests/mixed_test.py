@@ -9,8 +9,10 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from toy_problem import PARAMS, train
 
-from ong_jax import allocation, patterns, selection
+import ong_jax
+from ong_jax import allocation, patterns, scores, selection
 from ong_jax.moves import grow_or_prune
 from ong_jax.patterns import Block, NofM
 
@@ -80,9 +82,10 @@ class BlocksTest(parameterized.TestCase):
     else:
       np.testing.assert_array_equal(kept, _best_blocks(ranked, block, budget))
     self.assertLessEqual(kept.sum(), budget)
-    self.assertLess(budget - kept.sum(), np.prod(block))
-    if all(d % b == 0 for d, b in zip(shape[::-1], block[::-1])):
-      size = np.prod(block)
+    block = [min(pair) for pair in zip(shape[::-1], block[::-1])]
+    size = np.prod(block)
+    self.assertLess(budget - kept.sum(), size)
+    if all(d % b == 0 for d, b in zip(shape[::-1], block)):
       self.assertEqual(kept.sum(), budget // size * size)
 
   def test_of_equal_blocks_the_first_stay(self):
@@ -236,16 +239,14 @@ class MixedTest(parameterized.TestCase):
       return Block((1, 2)) if leaf.ndim == 2 else None
 
     for kept, a, b in (
-      (1, [0, 0, 0], [1, 0, 0, 0]),
       (2, [0, 0, 0], [1, 1, 0, 0]),  # A block of 5 would not fit.
       (3, [1, 0, 0], [1, 0, 0, 0]),
       (4, [1, 0, 0], [1, 1, 0, 0]),
       (5, [1, 0, 0], [1, 1, 1, 0]),
       (6, [1, 1, 0], [1, 1, 0, 0]),
-      (9, [1, 1, 0], [1, 1, 1, 1]),  # No weight is left for the tenth.
+      (8, [1, 1, 0], [1, 1, 1, 1]),
+      (9, [1, 1, 1], [1, 1, 1, 0]),  # No weight is left for the ninth.
     ):
-      if kept < 2:
-        continue
       found = patterns.mixed(kind, 1 - kept / 10, allocation.pooled)
       found = found.choose(ranked)
       np.testing.assert_array_equal(found['a'][0, ::2], a, str(kept))
@@ -267,67 +268,69 @@ class MixedTest(parameterized.TestCase):
       patterns.unstructured(0.7, allocate).choose(ranked),
     )
 
-  @parameterized.product(
-    allocate=[a for _, a in _ALLOCATIONS],
-    kind=[_kind, _without_head],
-    cut=[0.01, 0.1, 0.5],
+  @parameterized.named_parameters(
+    ('uniform', allocation.uniform, _kind),
+    ('erk', allocation.erk, _kind),
+    ('pooled', allocation.pooled, _kind),
+    ('blocks_alone', allocation.uniform, _without_head),
   )
-  def test_moves_stay_within_the_budget(self, allocate, kind, cut):
+  def test_moves_stay_within_the_budget(self, allocate, kind):
     pattern = patterns.mixed(kind, 0.6, allocate)
-    budget = _total(pattern.choose(_params()))
+    budget = _SIZE - round(0.6 * _SIZE)
 
     @jax.jit
     def step(scores, kept, grows, row):
-      move = grow_or_prune(pattern, grows, [cut, 0.0], row)
+      move = grow_or_prune(pattern, grows, [0.01, 0.1, 0.5, 0.0], row)
       return move(scores, kept)
 
-    kept = pattern.choose(_params(ties=True))
-    for seed in range(6):
-      scores = jax.tree.map(lambda k, s=seed: _scores(s, *k.shape), kept)
-      if seed == 3:
-        scores = _params(ties=True)
-      pruned = step(scores, kept, False, 0)
-      self.assertFalse(_total(jax.tree.map(lambda p, k: p & ~k, pruned, kept)))
-      self.assertLess(_total(pruned), _total(kept))
-      grown = step(scores, pruned, True, 1)
-      self.assertFalse(_total(jax.tree.map(lambda p, k: p & ~k, pruned, grown)))
-      if kind is _kind:
-        self.assertEqual(_total(grown), 592 - round(0.6 * 592))
-      self.assertLessEqual(_total(grown), 592 - round(0.6 * 592))
-      self.assertGreater(_total(grown), 592 - round(0.6 * 592) - 16)
-      kept = grown
-    del budget
+    def assert_holds(big, small):
+      self.assertFalse(
+        any(
+          jax.tree.leaves(jax.tree.map(lambda b, s: (s & ~b).any(), big, small))
+        )
+      )
 
-  @parameterized.named_parameters(*_ALLOCATIONS)
-  def test_eight_devices_and_jit_choose_what_one_does(self, allocate):
-    ranked = {'conv': _scores(0, 3, 3, 11, 16), 'fc': _scores(1, 11, 24)}
-    ranked['query'] = {'kernel': _scores(2, 8, 4, 4)}
-    ranked['head'] = _scores(3, 16, 8)
+    kept = pattern.choose(_params(ties=True))
+    for seed, row in enumerate([0, 1, 2, 0, 3, 1]):
+      scores = jax.tree.map(lambda k, s=seed: _scores(s, *k.shape), kept)
+      if seed == 4:  # Nothing is cut.
+        scores = _params(ties=True)
+      pruned = step(scores, kept, False, row)
+      assert_holds(kept, pruned)
+      if row == 2:
+        self.assertLess(_total(pruned), 0.6 * budget)
+      grown = step(scores, pruned, True, 3)
+      assert_holds(grown, pruned)
+      full = all(np.all(x) for x in jax.tree.leaves(grown['head']))
+      unused = budget - _total(grown)
+      self.assertBetween(unused, 0, 15 if full or kind is not _kind else 0)
+      if row == 3:
+        chex.assert_trees_all_equal(pruned, kept)
+        chex.assert_trees_all_equal(grown, kept)
+      kept = grown
+
+  def test_eight_devices_and_jit_choose_what_one_does(self):
+    ranked = {'conv': _scores(0, 3, 3, 11, 16), 'head': _scores(3, 16, 8)}
+    ranked['query'] = {'kernel': _scores(2, 8, 4, 8)}
 
     def kind(path, leaf):
       name = selection.name_of(path)
-      kinds = {'conv': Block((3, 3, 1, 1)), 'fc': Block((3, 5))}
-      return NofM(2, 4) if 'query' in name else kinds.get(name)
+      kinds = {'conv': Block((3, 3, 2, 5)), 'query/kernel': NofM(2, 4)}
+      return kinds.get(name)
 
-    pattern = patterns.mixed(kind, 0.6, allocate)
+    pattern = patterns.mixed(kind, 0.6, allocation.pooled)
     expected = pattern.choose(ranked, [0.2])
-    mesh = jax.make_mesh((4, 2), ('x', 'y'), axis_types=(AxisType.Auto,) * 2)
+    mesh = jax.make_mesh((8,), ('x',), axis_types=(AxisType.Auto,))
     divided = jax.tree.map(
       lambda s: jax.device_put(
-        s,
-        NamedSharding(
-          mesh, P(*[None] * (s.ndim - 1), 'x' if s.ndim == 3 else ('x', 'y'))
-        ),
+        s, NamedSharding(mesh, P(*[None] * (s.ndim - 1), 'x'))
       ),
       ranked,
     )
     jitted = jax.jit(lambda s, row: pattern.choose(s, [0.0, 0.2], row))
-    for found in (
-      jitted(ranked, 1),
-      pattern.choose(divided, [0.2]),
-      jitted(divided, 1),
-    ):
-      chex.assert_trees_all_equal(found, expected)
+    chex.assert_trees_all_equal(jitted(ranked, 1), expected)
+    chex.assert_trees_all_equal(jitted(divided, 1), expected)
+    chex.assert_trees_all_equal(pattern.choose(divided, [0.2]), expected)
 
   @parameterized.parameters(0.1, 0.12, 0.86, 0.999)
   def test_says_which_sparsity_is_possible(self, sparsity):
@@ -340,6 +343,22 @@ class MixedTest(parameterized.TestCase):
     for possible in (0.121621622, 0.846283784):
       kept = patterns.mixed(_kind, possible).choose(_params())
       self.assertEqual(_total(kept), 592 - round(possible * 592))
+
+  def test_what_must_not_stay_does_not(self):
+    ranked = {
+      'a': jnp.array([[-_INF, 9, 4, 4, 2, 2]]),
+      'b': jnp.array([7.0, -_INF, 3, -_INF]),
+    }
+
+    def kind(path, leaf):
+      return Block((1, 2)) if leaf.ndim == 2 else None
+
+    for allocate in (allocation.uniform, allocation.pooled):
+      for kept in (7, 10):  # There are six that may stay.
+        pattern = patterns.mixed(kind, 1 - kept / 10, allocate)
+        found = pattern.choose(ranked)
+        np.testing.assert_array_equal(found['a'], [[0, 0, 1, 1, 1, 1]])
+        np.testing.assert_array_equal(found['b'], [1, 0, 1, 0])
 
   def test_groups_alone_have_one_sparsity(self):
     ranked = {'a': _scores(0, 8, 6)}
@@ -359,6 +378,27 @@ class MixedTest(parameterized.TestCase):
     pattern = patterns.mixed(lambda path, leaf: kind, 0.5)
     with self.assertRaisesRegex(error, message):
       pattern.choose({'a': jnp.ones((4, 4))})
+
+
+class IeeTest(parameterized.TestCase):
+  def test_explores_under_a_mixed_pattern(self):
+    def kind(path, leaf):
+      return Block((2, 2)) if 'a' in selection.name_of(path) else None
+
+    pattern = patterns.mixed(kind, 0.5)
+    first = pattern.choose(scores.magnitude(selection.select(PARAMS)))
+    method = ong_jax.iee(
+      first, pattern, fractions=[0.5, 0.3], estimate=2, improve=1, explore=2
+    )
+    _, states = train(method, PARAMS, 12)
+    masks = ong_jax.state_of(states).mask
+    blocks = np.asarray(masks['a']['kernel']).reshape(12, 2, 2, 3, 2)
+    blocks = blocks.sum((2, 4))
+    self.assertContainsSubset(np.unique(blocks).tolist(), [0, 4])
+    total = blocks.sum((1, 2)) + np.asarray(masks['b']['kernel']).sum((1, 2))
+    np.testing.assert_array_equal(total[[0, 4, 5, 9, 11]], 18)
+    self.assertLess(total[1], 18)
+    self.assertTrue((blocks[0] != blocks[-1]).any())
 
 
 if __name__ == '__main__':

@@ -81,17 +81,16 @@ def mean(scores: jax.Array, block: Shape) -> jax.Array:
   """Averages the scores of each block, in float32 at least: [blocks].
 
   A block in which anything must be kept (+inf) must be kept; any other in which
-  something must not (-inf, or NaN) must not. The sum is the same bits however
-  it is compiled, on however many devices.
+  something must not (-inf) must not. NaN makes it the lowest of the others. The
+  sum is the same bits however it is compiled, on however many devices.
 
   Example:
     >>> mean(jnp.array([[1.0, 2.0, 5.0]]), (1, 2))
     Array([1.5, 5. ], dtype=float32)
   """
   scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
-  scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
   rows = split(scores, block, fill=0)
-  highest, lowest = rows.max(1), rows.min(1)
+  must, must_not = (rows == jnp.inf).any(1), (rows == -jnp.inf).any(1)
   while rows.shape[1] > 1:  # By halves: `sum` may add in any order.
     half = -(-rows.shape[1] // 2)
     rest = rows[:, half:]
@@ -99,8 +98,7 @@ def mean(scores: jax.Array, block: Shape) -> jax.Array:
     rows = rows[:, :half] + rest
   average = rows[:, 0] / sizes(scores.shape, block)
   average = jnp.nan_to_num(average, nan=jnp.finfo(average.dtype).min)
-  average = jnp.where(lowest == -jnp.inf, -jnp.inf, average)
-  return jnp.where(highest == jnp.inf, jnp.inf, average)
+  return jnp.where(must, jnp.inf, jnp.where(must_not, -jnp.inf, average))
 
 
 @partial(jax.jit, static_argnames='blocks')
@@ -129,53 +127,63 @@ Array([False,  True,  True], dtype=bool)]
   others = [i for i, block in enumerate(blocks) if math.prod(block) > 1]
   if not others:
     return ranking.top_k(scores, counts)
-  values = [
-    jnp.where(jnp.isnan(s), -jnp.inf, s) if i in weights else mean(s, blocks[i])
-    for i, s in enumerate(scores)
-  ]
   size = [
     1 if i in weights else sizes(shapes[i], blocks[i])
     for i in range(len(blocks))
   ]
+  values = [
+    jnp.where(jnp.isnan(s), jnp.finfo(s.dtype).min, s)
+    if i in weights
+    else mean(s, blocks[i])
+    for i, s in enumerate(scores)
+  ]
 
-  def in_rows(i, v):  # A block's weights in a row, so that ties fill it first.
-    if i in weights:
-      return v
-    return split(expand(v, shapes[i], blocks[i]), blocks[i], jnp.nan)
-
-  def choose(ids, values, counts):
-    rows = [in_rows(i, v) for i, v in zip(ids, values)]
+  def choose(ids, values, counts):  # How many weights of each block are kept.
+    rows = [  # In order, so that of equal blocks the first is filled.
+      v
+      if i in weights
+      else split(expand(v, shapes[i], blocks[i]), blocks[i], jnp.nan)
+      for i, v in zip(ids, values)
+    ]
     return [
-      k if i in weights else k.sum(1) == size[i]
+      k if i in weights else k.sum(1)
       for i, k in zip(ids, ranking.top_k(rows, counts))
     ]
 
-  def count(ids):
+  def count(ids, kept):
     return sum(jnp.sum(kept[i] * size[i]) for i in ids)
 
   def refill(ids, budget):  # Adds the best of the rest, or drops the worst.
-    over = count(ids) > budget
+    over = count(ids, kept) > budget
     stays = [jnp.where(over, values[i], jnp.inf) for i in ids]
     comes = [jnp.where(over, -jnp.inf, values[i]) for i in ids]
     ranked = [jnp.where(kept[i], *both) for i, *both in zip(ids, stays, comes)]
-    for i, k in zip(ids, choose(ids, ranked, budget)):
-      kept[i] = k
+    return dict(zip(ids, choose(ids, ranked, budget)))
 
-  must = [v == jnp.inf for v in values]
-  kept = [
-    (k & (v > -jnp.inf)) | m
-    for k, v, m in zip(choose(range(len(values)), values, counts), values, must)
-  ]
-  # Blocks have what they found, but leave the single weights no more than there
-  # are, and no less than must stay.
   total = sum(jax.tree.leaves(counts))
-  room = sum(scores[i].size for i in weights)
-  floor = sum(jnp.sum(must[i]) for i in weights)
-  most = jnp.maximum(total - floor, 0)
-  refill(others, jnp.clip(count(others), total - room, most))
+  must = [v == jnp.inf for v in values]
+  may = [v > -jnp.inf for v in values]
+  kept = {
+    i: ((k == size[i]) & may[i]) | must[i]
+    for i, k in enumerate(choose(range(len(values)), values, counts))
+  }
+  # Blocks have what they found, but leave the single weights no more than may
+  # stay, and no less than must. There is a part of one block at most, and it is
+  # made whole if the weights can pay for that.
+  room = sum(jnp.sum(may[i]) for i in weights)
+  most = jnp.maximum(total - sum(jnp.sum(must[i]) for i in weights), 0)
+  budget = jnp.clip(count(others, kept), total - room, most)
+  parts = refill(others, budget)
+  larger = {i: (k > 0) & may[i] for i, k in parts.items()}
+  fits = count(others, larger) <= most
+  kept |= {
+    i: jnp.where(fits, larger[i], (k == size[i]) & may[i])
+    for i, k in parts.items()
+  }
   if weights:
-    refill(weights, jnp.minimum(total - count(others), room))
+    rest = jnp.minimum(total - count(others, kept), room)
+    kept |= refill(weights, rest)
   return [
     k if i in weights else expand(k, shapes[i], blocks[i])
-    for i, k in enumerate(kept)
+    for i, k in sorted(kept.items())
   ]
