@@ -128,6 +128,7 @@ METHODS = {
     ('gmp', ong_jax.gmp, {'interval': 1, 'num_updates': 3}),
     ('dpf', ong_jax.dpf, {'interval': 1, 'num_updates': 3}),
     ('dnw', ong_jax.dnw, {}),
+    ('top_kast', ong_jax.top_kast, {'backward_sparsity': 0.5}),
     ('gsm', ong_jax.gsm, {}),
     ('lc', ong_jax.lc, {'weight_decay': 0.1}),
     ('str', ong_jax.str_, {}),

@@ -28,10 +28,10 @@ def loss(params, target=TARGET):
   return sum(0.5 * x.sum() for x in jax.tree.leaves(distances))
 
 
-@partial(jax.jit, static_argnums=(0, 2))
-def train(method, params, num_steps, target=TARGET):
+@partial(jax.jit, static_argnums=(0, 2, 4))
+def train(method, params, num_steps, target=TARGET, inner=INNER):
   """Steps towards the target; params and states after each of them."""
-  tx = method.transform(INNER)
+  tx = method.transform(inner)
 
   def step(carry, _):
     params, opt_state = carry

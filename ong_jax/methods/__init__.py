@@ -16,3 +16,4 @@ from ong_jax.methods.ste import ste as ste
 from ong_jax.methods.rigl import rigl as rigl
 from ong_jax.methods.set_ import set_ as set_
 from ong_jax.methods.str_ import str_ as str_
+from ong_jax.methods.top_kast import top_kast as top_kast
