@@ -25,6 +25,7 @@ from ong_jax.masks import unpack as unpack
 from ong_jax.method import SparseMethod as SparseMethod
 from ong_jax.method import static as static
 from ong_jax.method import straight_through as straight_through
+from ong_jax.methods import ac_dc as ac_dc
 from ong_jax.methods import cs as cs
 from ong_jax.methods import dnw as dnw
 from ong_jax.methods import dpf as dpf

@@ -129,6 +129,7 @@ METHODS = {
     ('dpf', ong_jax.dpf, {'interval': 1, 'num_updates': 3}),
     ('dnw', ong_jax.dnw, {}),
     ('top_kast', ong_jax.top_kast, {'backward_sparsity': 0.5}),
+    ('ac_dc', ong_jax.ac_dc, {'boundaries': [1]}),
     ('gsm', ong_jax.gsm, {}),
     ('lc', ong_jax.lc, {'weight_decay': 0.1}),
     ('str', ong_jax.str_, {}),

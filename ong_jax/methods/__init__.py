@@ -1,5 +1,6 @@
 """Methods whose mask changes in training, a file each."""
 
+from ong_jax.methods.ac_dc import ac_dc as ac_dc
 from ong_jax.methods.cs import cs as cs
 from ong_jax.methods.decay import mask_decay as mask_decay
 from ong_jax.methods.decay import structure_decay as structure_decay
