@@ -33,6 +33,7 @@ from ong_jax.methods import dst as dst
 from ong_jax.methods import gmp as gmp
 from ong_jax.methods import gsm as gsm
 from ong_jax.methods import iee as iee
+from ong_jax.methods import iss_p as iss_p
 from ong_jax.methods import lc as lc
 from ong_jax.methods import mask_decay as mask_decay
 from ong_jax.methods import optg as optg

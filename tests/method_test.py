@@ -132,6 +132,7 @@ METHODS = {
     ('ac_dc', ong_jax.ac_dc, {'boundaries': [1]}),
     ('gsm', ong_jax.gsm, {}),
     ('lc', ong_jax.lc, {'weight_decay': 0.1}),
+    ('iss_p', ong_jax.iss_p, {}),
     ('str', ong_jax.str_, {}),
     ('dst', ong_jax.dst, {}),
     ('cs', ong_jax.cs, {'num_steps': 3}),

@@ -9,6 +9,7 @@ from ong_jax.methods.dst import dst as dst
 from ong_jax.methods.gmp import gmp as gmp
 from ong_jax.methods.gsm import gsm as gsm
 from ong_jax.methods.iee import iee as iee
+from ong_jax.methods.iss_p import iss_p as iss_p
 from ong_jax.methods.lc import lc as lc
 from ong_jax.methods.optg import optg as optg
 from ong_jax.methods.probmask import probmask as probmask
