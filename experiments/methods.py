@@ -10,6 +10,7 @@ from experiments.recipes import (
   calibrated,
   cycles,
   exploring,
+  moving,
   once,
   throughout,
 )
@@ -152,12 +153,22 @@ METHODS: dict[str, Entry] = {
   'set': Entry(
     'Drops the smallest weights and grows others at random.',
     'Mocanu et al., arXiv:1707.04780',
-    throughout.set_,
+    moving.set_,
   ),
   'rigl': Entry(
     'As SET, but grows where the gradient is largest.',
     'Evci et al., arXiv:1911.11134',
-    throughout.rigl,
+    moving.rigl,
+  ),
+  'top-kast': Entry(
+    'The largest weights run; they and the next largest train.',
+    'Jayakumar et al., arXiv:2106.03517',
+    moving.top_kast,
+  ),
+  'ac-dc': Entry(
+    'Pruned by magnitude and restored, in turns.',
+    'Peste et al., arXiv:2106.12379',
+    moving.ac_dc,
   ),
   'iee': Entry(
     'Prunes and grows by one score, of weights that have explored.',
@@ -181,6 +192,11 @@ METHODS: dict[str, Entry] = {
     'Weight decay only on the smallest; pruned in the end.',
     'Carreira-Perpinan and Idelbayev, CVPR 2018',
     afterwards.lc,
+  ),
+  'iss-p': Entry(
+    'The smallest weights shrink at every step; pruned in the end.',
+    'Wang et al., arXiv:2303.09650',
+    afterwards.iss_p,
   ),
   'str': Entry(
     'Learned thresholds of kernels, by which weights shrink.',

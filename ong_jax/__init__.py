@@ -38,13 +38,13 @@ from ong_jax.methods import lc as lc
 from ong_jax.methods import mask_decay as mask_decay
 from ong_jax.methods import optg as optg
 from ong_jax.methods import probmask as probmask
-from ong_jax.methods import ste as ste
 from ong_jax.methods import rigl as rigl
 from ong_jax.methods import set_ as set_
+from ong_jax.methods import ste as ste
 from ong_jax.methods import str_ as str_
 from ong_jax.methods import structure_decay as structure_decay
-from ong_jax.pruners import lamp as lamp
 from ong_jax.methods import top_kast as top_kast
+from ong_jax.pruners import lamp as lamp
 from ong_jax.pruners import magnitude as magnitude
 from ong_jax.pruners import one_shot as one_shot
 from ong_jax.pruners import ong as ong

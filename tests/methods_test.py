@@ -9,6 +9,7 @@ from experiments import options
 from experiments.config import Config
 from experiments.methods import METHODS
 from experiments.plan import Run
+from ong_jax import masks
 
 
 def _params():
@@ -80,7 +81,9 @@ class MethodsTest(parameterized.TestCase):
     ('only_prunes_afterwards', 'magnitude', 3, [120, 200]),
     ('dense', 'dense', 3, [320]),
     ('throughout', 'gmp', 0, [200]),
+    ('in_turns', 'ac-dc', 0, [200]),
     ('prunes_in_the_end', 'gsm', 0, [150, 50]),
+    ('shrinks_then_prunes', 'iss-p', 0, [150, 50]),
     ('in_phases', 'imp', 3, [120, 66, 66, 68]),
     ('in_phases_with_a_budget', 'bimp', 0, [100, 33, 33, 34]),
     ('in_phases_after_its_budget', 'bimp', 3, [120, 66, 66, 68]),
@@ -198,6 +201,48 @@ class MethodsTest(parameterized.TestCase):
     for name in ('sr-ste', 'mask-decay', 'structure-decay'):
       with self.assertRaisesRegex(ValueError, 'no whole number of every 4'):
         _segments(name, sparsity=0.7)
+
+  @parameterized.named_parameters(
+    ('of_a_few_steps', 16, list(range(1, 16))),
+    (
+      'of_no_multiple',
+      26,
+      [2, 3, 5, 6, 7, 9, 10, 11, 13, 14, 15, 16, 18, 19, 22],
+    ),
+  )
+  def test_ac_dc_is_scaled_to_the_run(self, num_steps, boundaries):
+    segments = _segments('ac-dc', epochs=num_steps / 40, sparsity=0.5)
+    self.assertEqual([segment.steps for segment in segments], [num_steps])
+    own = segments[0].method(None)
+    tx, params = own.transform(optax.identity()), _params()
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    state, update = tx.init(params), jax.jit(tx.update)
+    sparsities = []
+    for _ in range(num_steps):
+      sparsities.append(masks.sparsity(state.mask))
+      _, state = update(zeros, state, params)
+    found = np.flatnonzero(np.diff([*sparsities, masks.sparsity(state.mask)]))
+    self.assertEqual((found + 1).tolist(), boundaries)
+
+  def test_ac_dc_needs_a_step_for_each_phase(self):
+    with self.assertRaisesRegex(
+      ValueError, '^`epochs` gives 15 steps, .* 16 phases. Train for at least'
+    ):
+      _segments('ac-dc', epochs=15 / 40)
+
+  @parameterized.parameters((0.0, 0.2), (0.1, 0.3), (0.5, 0.7), (1.0, 1.0))
+  def test_top_kast_trains_some_that_do_not_run(self, exploration, density):
+    given = {'exploration': exploration, 'allocate': 'pooled'}
+    segments = _segments('top-kast', given, sparsity=0.8)
+    state = segments[0].method(None).transform(optax.sgd(0.1)).init(_params())
+    self.assertAlmostEqual(masks.sparsity(state.mask), 0.8, places=2)
+    found = masks.sparsity(state.inner_state.backward)
+    self.assertAlmostEqual(1 - found, density, places=2)
+
+  @parameterized.parameters(-0.1, 1.1, float('nan'))
+  def test_top_kast_refuses_what_is_no_fraction(self, exploration):
+    with self.assertRaisesRegex(ValueError, '^`exploration` must lie in'):
+      _segments('top-kast', {'exploration': exploration})
 
   def test_every_line_is_whole(self):
     for name, entry in METHODS.items():

@@ -33,6 +33,26 @@ def lc(
   )
 
 
+def iss_p(
+  run: Run,
+  *,
+  shrink: float = 0.05,
+  allocate: str = 'uniform',
+  retrain: float = 0.25,
+  retraining: str = 'llr',
+) -> list[Segment]:
+  """Trains dense while the smallest shrink, prunes, retrains."""
+  allocation = plan.choose('allocate', allocate, plan.ALLOCATIONS)
+  return plan.then_retrain(
+    run,
+    lambda num_steps: ong_jax.iss_p(
+      sparsity=run.config.sparsity, shrink=shrink, allocate=allocation
+    ),
+    retrain,
+    retraining,
+  )
+
+
 def str_(
   run: Run,
   *,

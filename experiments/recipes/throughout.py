@@ -2,13 +2,10 @@
 
 import math
 
-import jax
-
 import ong_jax
 from experiments import plan
 from experiments.plan import Run, Segment
 from ong_jax import patterns, schedules
-from ong_jax.patterns import Pattern
 
 _FADES = {
   'linear': lambda progress: 1 - progress,
@@ -171,90 +168,6 @@ def optg(
     allocate=plan.choose('allocate', allocate, plan.ALLOCATIONS),
   )
   return plan.throughout(run, method)
-
-
-def _hundred(run: Run) -> int:
-  """The paper's 100 steps, or fewer: short runs have 30 updates, too.
-
-  But no fewer than four, of which one updates the mask and trains nothing.
-  """
-  num_steps = int(0.75 * run.steps)
-  return max(1, min(100, num_steps, max(4, num_steps // 30)))
-
-
-def set_(
-  run: Run,
-  *,
-  interval: int = plan.an_epoch,
-  fraction: float = 0.3,
-  until: float = 0.75,
-  allocate: str = 'erk',
-) -> list[Segment]:
-  """Drops the smallest weights and grows others at random.
-
-  Args:
-    run: that is planned.
-    interval: steps between two updates of the mask.
-    fraction: of the weights that the first update replaces; it falls as half a
-      cosine. 0 is training under the first mask.
-    until: the fraction of the run that has updates.
-    allocate: how the budget is split; `pooled` lets densities of layers drift.
-  """
-  method = ong_jax.set_(
-    jax.random.key(run.config.seed),
-    _pattern(run, allocate),
-    interval=interval,
-    fractions=_fractions(run, interval, fraction, until),
-  )
-  return plan.throughout(run, method)
-
-
-def rigl(
-  run: Run,
-  *,
-  interval: int = _hundred,
-  fraction: float = 0.3,
-  until: float = 0.75,
-  average: int = 1,
-  allocate: str = 'erk',
-) -> list[Segment]:
-  """Drops the smallest weights and grows where the gradient is largest.
-
-  Args:
-    run: that is planned.
-    interval, fraction, until, allocate: as for `set_`.
-    average: steps whose gradients are averaged for an update.
-  """
-  method = ong_jax.rigl(
-    jax.random.key(run.config.seed),
-    _pattern(run, allocate),
-    interval=interval,
-    fractions=_fractions(run, interval, fraction, until),
-    average=average,
-  )
-  return plan.throughout(run, method)
-
-
-def _pattern(run: Run, allocate: str) -> Pattern:
-  """That of single weights."""
-  allocation = plan.choose('allocate', allocate, plan.ALLOCATIONS)
-  return patterns.unstructured(run.config.sparsity, allocation)
-
-
-def _fractions(
-  run: Run, interval: int, fraction: float, until: float
-) -> list[float]:
-  """One for each update in this part of the run."""
-  schedules.check_steps(interval=interval)
-  plan.check_fraction('fraction', fraction)
-  plan.check_fraction('until', until)
-  num_updates = int(until * run.steps) // interval
-  if not num_updates:
-    raise ValueError(
-      f'`interval`={interval} must be at most the {int(until * run.steps)} '
-      'steps that `epochs` and `until` give to updates of the mask.'
-    )
-  return schedules.cosine_decay(fraction, num_updates) if fraction else []
 
 
 def _num_updates(run: Run, interval: int) -> int:

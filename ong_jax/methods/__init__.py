@@ -13,9 +13,9 @@ from ong_jax.methods.iss_p import iss_p as iss_p
 from ong_jax.methods.lc import lc as lc
 from ong_jax.methods.optg import optg as optg
 from ong_jax.methods.probmask import probmask as probmask
-from ong_jax.methods.ste import dnw as dnw
-from ong_jax.methods.ste import ste as ste
 from ong_jax.methods.rigl import rigl as rigl
 from ong_jax.methods.set_ import set_ as set_
+from ong_jax.methods.ste import dnw as dnw
+from ong_jax.methods.ste import ste as ste
 from ong_jax.methods.str_ import str_ as str_
 from ong_jax.methods.top_kast import top_kast as top_kast
