@@ -80,11 +80,12 @@ class AcDcTest(parameterized.TestCase):
     self.assertTrue(np.any(mask[11] & ~mask[2]))  # It chose others.
 
   @parameterized.named_parameters(
-    ('pooled', allocation.pooled),
-    ('by_leaf', allocation.uniform),
-    ('erk', allocation.erk),
+    ('pooled', allocation.pooled, [9, 0]),
+    ('by_leaf', allocation.uniform, [6, 3]),
   )
-  def test_counts_are_exact_and_a_mask_is_held_in_its_phase(self, allocate):
+  def test_counts_are_exact_and_a_mask_is_held_in_its_phase(
+    self, allocate, of_ties
+  ):
     own = ac_dc(**SETTINGS, allocate=allocate)
     for params in (PARAMS, jax.tree.map(jnp.ones_like, PARAMS)):
       after, states = train(own, params, 12, params)
@@ -94,6 +95,8 @@ class AcDcTest(parameterized.TestCase):
       self.assertEqual(changes.tolist(), [2, 5, 7, 8, 10])
       pruned = flat_steps(after)[:, 6:][~mask]
       np.testing.assert_array_equal(pruned, np.zeros_like(pruned))
+    found = [np.count_nonzero(x['kernel'][11]) for x in states.mask.values()]
+    self.assertEqual(found, of_ties)
 
   @parameterized.named_parameters(*INNERS)
   def test_restored_weights_start_at_0_and_all_moments_with_them(
