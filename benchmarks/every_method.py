@@ -18,13 +18,11 @@ from experiments.methods import METHODS
 from experiments.run import run
 
 _USUAL = {'sparsity': 0.9, 'epochs': 8}
+# These keep one of every four weights.
+_N_OF_M = ('iee-nm', 'magnitude-nm', 'sr-ste', 'mask-decay', 'structure-decay')
 _OWN = {
   'imp': {'dense_epochs': 4, 'epochs': 4},  # Prunes what was trained before.
-  **{  # One of every four weights.
-    name: {'sparsity': 0.75}
-    for name in ('iee-nm', 'sr-ste', 'mask-decay', 'structure-decay')
-  },
-}
+} | {name: {'sparsity': 0.75} for name in _N_OF_M}
 
 
 def main() -> None:

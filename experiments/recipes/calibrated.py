@@ -12,6 +12,11 @@ from ong_jax.calibrated import gradient_flow, sensitivity
 _TEMPERATURE = 200.0  # Of the logits for GraSP, as in its paper.
 
 
+def _ten(run: Run) -> int:
+  """Returns ten batches, or those of an epoch."""
+  return min(10, run.steps_per_epoch)
+
+
 def snip(
   run: Run,
   *,
@@ -55,7 +60,7 @@ def synflow(
 
 
 def wanda(
-  run: Run, *, batches: int = 10, m: int = 0, retraining: str = 'llr'
+  run: Run, *, batches: int = _ten, m: int = 0, retraining: str = 'llr'
 ) -> list[Segment]:
   """Prunes by weights and activations; of every m inputs, if it is not 0."""
   pattern = (
@@ -72,7 +77,7 @@ def wanda(
 def sparsegpt(
   run: Run,
   *,
-  batches: int = 10,
+  batches: int = _ten,
   m: int = 0,
   damping: float = 0.01,
   allocate: str = 'uniform',
