@@ -141,6 +141,7 @@ class BlocksTest(parameterized.TestCase):
 
   @parameterized.named_parameters(
     ('overflow', [3e38] * 4 + [1.0] * 4 + [2.0] * 4, [1, 0, 0]),
+    ('overflow_is_no_must', [3e38] * 4 + [1.0] * 4 + [_INF] * 4, [0, 0, 1]),
     ('nan', [9.0, 9, 9, _NAN] + [1.0] * 4 + [0.0] * 4, [0, 1, 0]),
     ('must_not', [9.0, 9, 9, -_INF] + [1.0] * 4 + [0.0] * 4, [0, 1, 0]),
     ('must', [9.0] * 4 + [1.0] * 4 + [-9.0, -9, -9, _INF], [0, 0, 1]),
@@ -149,6 +150,10 @@ class BlocksTest(parameterized.TestCase):
   def test_means_that_are_not_finite(self, row, expected):
     kept = patterns.blocks((1, 4), 2 / 3).choose({'a': jnp.array([row])})['a']
     np.testing.assert_array_equal(kept[0, ::4], expected)
+
+  def test_nan_stays_where_all_does(self):
+    ranked = {'a': jnp.array([[1.0, _NAN, 3.0, 4.0, _NAN]])}
+    self.assertEqual(_total(patterns.blocks((1, 2), 0.0).choose(ranked)), 5)
 
   @parameterized.parameters(((0, 4),), ((2.5, 4),))
   def test_refuses(self, shape):

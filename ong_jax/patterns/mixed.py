@@ -69,11 +69,12 @@ def mixed(
   allocated over the others. Of a leaf of blocks, or of all that are ranked
   together, the best are kept, as many as fit. What they leave of the budget
   goes to the single weights that are best in one ranking of these leaves; if
-  all of them are kept, to blocks in one ranking. So the total is exact where
-  there are single weights to fill up with, and else less than one block below.
+  all of them are kept, to blocks in one ranking, of which the last may take
+  from the weights. So the total is exact where there are single weights to fill
+  up with, and else less than one block below.
 
-  A block that holds anything that must stay (+inf) stays; what must not (-inf)
-  is taken only if nothing else fills the budget.
+  A block that holds anything that must stay (+inf) stays, one that holds what
+  must not (-inf) does not; NaN makes it the lowest of the others.
 
   Args:
     kind: `(path, leaf) -> NofM(n, m)`, `Block(shape)`, or None for single

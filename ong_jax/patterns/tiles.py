@@ -101,6 +101,31 @@ def mean(scores: jax.Array, block: Shape) -> jax.Array:
   return jnp.where(must, jnp.inf, jnp.where(must_not, -jnp.inf, average))
 
 
+def _top(
+  values: list[jax.Array], counts: Any, shapes: list[Shape], blocks: list[Shape]
+) -> list[jax.Array]:
+  """Counts of each block the weights that are among the highest.
+
+  A block's weights are in a row, so that of equal blocks the first is filled,
+  and one at most is kept in part of what is ranked together.
+
+  Args:
+    values: [blocks] of each leaf; of its shape where a block is one weight.
+    counts: of weights, for each leaf or for all.
+    shapes, blocks: of each leaf.
+
+  Returns:
+    int32 arrays like `values`; bool where a block is one weight.
+  """
+  single = [math.prod(block) == 1 for block in blocks]
+  rows = [
+    v if one else split(expand(v, shape, block), block, jnp.nan)
+    for v, one, shape, block in zip(values, single, shapes, blocks)
+  ]
+  kept = ranking.top_k(rows, counts)
+  return [k if one else k.sum(1) for k, one in zip(kept, single)]
+
+
 @partial(jax.jit, static_argnames='blocks')
 def best(
   scores: list[jax.Array], counts: Any, blocks: tuple[Shape, ...]
@@ -114,7 +139,8 @@ def best(
 
   Returns:
     A bool array for each leaf. Their total is that of the counts where single
-    weights suffice to fill up, else less than one block below.
+    weights suffice to fill up, else less than one block below. `mixed` says
+    what is kept.
 
   Example:
     >>> scores = [jnp.array([3.0, 3.0, 1.0, 1.0]), jnp.array([0.0, 5.0, 4.0])]
@@ -138,17 +164,10 @@ Array([False,  True,  True], dtype=bool)]
     for i, s in enumerate(scores)
   ]
 
-  def choose(ids, values, counts):  # How many weights of each block are kept.
-    rows = [  # In order, so that of equal blocks the first is filled.
-      v
-      if i in weights
-      else split(expand(v, shapes[i], blocks[i]), blocks[i], jnp.nan)
-      for i, v in zip(ids, values)
-    ]
-    return [
-      k if i in weights else k.sum(1)
-      for i, k in zip(ids, ranking.top_k(rows, counts))
-    ]
+  def best_of(ids, values, counts):
+    return _top(
+      values, counts, *[[x[i] for i in ids] for x in (shapes, blocks)]
+    )
 
   def count(ids, kept):
     return sum(jnp.sum(kept[i] * size[i]) for i in ids)
@@ -158,14 +177,14 @@ Array([False,  True,  True], dtype=bool)]
     stays = [jnp.where(over, values[i], jnp.inf) for i in ids]
     comes = [jnp.where(over, -jnp.inf, values[i]) for i in ids]
     ranked = [jnp.where(kept[i], *both) for i, *both in zip(ids, stays, comes)]
-    return dict(zip(ids, choose(ids, ranked, budget)))
+    return dict(zip(ids, best_of(ids, ranked, budget)))
 
   total = sum(jax.tree.leaves(counts))
   must = [v == jnp.inf for v in values]
   may = [v > -jnp.inf for v in values]
   kept = {
     i: ((k == size[i]) & may[i]) | must[i]
-    for i, k in enumerate(choose(range(len(values)), values, counts))
+    for i, k in enumerate(best_of(range(len(values)), values, counts))
   }
   # Blocks have what they found, but leave the single weights no more than may
   # stay, and no less than must. There is a part of one block at most, and it is
