@@ -50,12 +50,12 @@ from ong_jax.pruners import one_shot as one_shot
 from ong_jax.pruners import ong as ong
 from ong_jax.pruners import random as random
 from ong_jax.ranking import top_k as top_k
+from ong_jax.states import mask_of as mask_of
+from ong_jax.states import remask as remask
+from ong_jax.states import state_of as state_of
 from ong_jax.summary import summarize as summarize
 from ong_jax.surgeon import compensate as compensate
 from ong_jax.surgeon import sparsegpt as sparsegpt
 from ong_jax.trainable import Trainable as Trainable
 from ong_jax.transforms import latent_transform as latent_transform
-from ong_jax.transforms import mask_of as mask_of
 from ong_jax.transforms import masked_transform as masked_transform
-from ong_jax.transforms import remask as remask
-from ong_jax.transforms import state_of as state_of

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from ong_jax import allocation, masks, ranking, scores, selection
-from ong_jax.transforms import mask_of, masked_transform
+from ong_jax.states import mask_of
+from ong_jax.transforms import masked_transform
 from ong_jax.types import (
   Allocation,
   Mask,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from ong_jax import masks, moves, schedules, scores, selection
 from ong_jax.patterns import Pattern
-from ong_jax.transforms import SparseState, first_mask, remask
+from ong_jax.states import SparseState, first_mask, remask
 from ong_jax.types import Mask, Params, Predicate, Pruner
 
 _SINGLE_WEIGHTS = Pattern(lambda: None)  # Its other fields are the defaults.

@@ -5,7 +5,6 @@ squares: min |X W - X V|^2 over V that is 0 where pruned. What removing a weight
 costs, and how the others move, follows from the inverse of H = X'X.
 """
 
-import functools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -16,9 +15,8 @@ import numpy as np
 
 from ong_jax import allocation, layerwise, masks, schedules, selection
 from ong_jax.layers import Apply, Layer
+from ong_jax.sweep import BLOCK, sweep
 from ong_jax.types import Allocation, Mask, Params, Predicate
-
-_BLOCK = 128  # Columns that are compared with each other, as in the paper.
 
 
 def sparsegpt(
@@ -173,7 +171,7 @@ def _operate(kernel, parts, grams, shares, given, n_of_m, damping):
   flat, kept = kernel.ravel(), jnp.zeros(kernel.size, bool)
   for part, gram, share in zip(parts, grams, shares):
     own = None if given is None else given.ravel()[part.index]
-    w, k = _sweep(flat[part.index], gram, share, own, n_of_m, damping)
+    w, k = sweep(flat[part.index], gram, share, own, n_of_m, damping)
     _check_finite(part, w)
     flat = flat.at[part.index].set(w.astype(flat.dtype))
     kept = kept.at[part.index].set(k)
@@ -187,7 +185,7 @@ def _shares(parts: list[Layer], count: int | None) -> list[np.ndarray | None]:
   sizes = []
   for part in parts:
     groups, fan_in, outputs = part.index.shape
-    ends = [*range(_BLOCK, fan_in, _BLOCK), fan_in]
+    ends = [*range(BLOCK, fan_in, BLOCK), fan_in]
     sizes.append([np.diff([0, *ends]) * outputs] * groups)
   shares = allocation.proportional(
     [int(size) for part in sizes for group in part for size in group], count
@@ -198,107 +196,6 @@ def _shares(parts: list[Layer], count: int | None) -> list[np.ndarray | None]:
     found.append(np.array(shares[: math.prod(shape)]).reshape(shape))
     shares = shares[math.prod(shape) :]
   return found
-
-
-@functools.partial(jax.jit, static_argnames=('n_of_m',))
-def _sweep(w, gram, counts, given, n_of_m, damping):
-  """Goes through the inputs: new weights and mask, [groups, fan_in, outputs].
-
-  One of three says what is kept: counts [groups, blocks], a given mask shaped
-  as w, or n_of_m.
-  """
-  _, fan_in, outputs = w.shape
-  size = _BLOCK if n_of_m is None else n_of_m[1]
-  block = size * max(_BLOCK // size, 1)
-  missing = -fan_in % block
-  pad = ((0, missing), (0, 0))
-
-  def choose(scores, i, counts, given):
-    """Of `size` inputs from the i-th on, those kept."""
-    if given is not None:
-      return jax.lax.dynamic_slice_in_dim(given, i, size)
-    if n_of_m is not None:
-      return _highest(scores, n_of_m[0], axis=0)
-    return _highest(scores.ravel(), counts[i // size], axis=0).reshape(
-      scores.shape
-    )
-
-  def one(w, gram, counts, given):
-    w, upper = _upper(w, gram, damping)
-    w = jnp.pad(w.astype(upper.dtype), pad)
-    upper = jax.scipy.linalg.block_diag(upper, jnp.eye(missing))
-    real = jnp.pad(jnp.ones((fan_in, outputs), bool), pad)
-    given = None if given is None else jnp.pad(given, pad)
-    diagonal = jnp.diagonal(upper)[:, None]
-
-    def sweep_block(b, carry):
-      w, kept = carry
-      start = b * block
-      take = functools.partial(
-        jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=block
-      )
-      rows, d, ours = take(w), take(diagonal), take(real)
-      triangle = jax.lax.dynamic_slice(upper, (start, start), (block, block))
-
-      def sweep_group(g, carry):
-        rows, _, _ = carry
-        scores = jnp.where(ours, jnp.square(rows / d), -jnp.inf)
-        i = g * size
-        part = jax.lax.dynamic_slice_in_dim(scores, i, size)
-        chosen = choose(part, start + i, counts, given)
-        carry = (
-          rows,
-          carry[1],
-          jax.lax.dynamic_update_slice_in_dim(carry[2], chosen, i, 0),
-        )
-        return jax.lax.fori_loop(i, i + size, remove, carry)
-
-      def remove(i, carry):
-        """Sets row i to what is kept of it; the later rows make up for it."""
-        rows, errors, chosen = carry
-        error = jnp.where(chosen[i], 0, rows[i]) / d[i]
-        later = jnp.where(jnp.arange(block) > i, triangle[i], 0)
-        rows = rows - later[:, None] * error
-        rows = rows.at[i].set(jnp.where(chosen[i], rows[i], 0))
-        return rows, errors.at[i].set(error), chosen
-
-      start_with = rows, jnp.zeros_like(rows), jnp.zeros(rows.shape, bool)
-      rows, errors, chosen = jax.lax.fori_loop(
-        0, block // size, sweep_group, start_with
-      )
-      ahead = jnp.where(
-        jnp.arange(len(w))[:, None] >= start + block, take(upper).T, 0
-      )
-      w = w - jnp.matmul(ahead, errors, precision='highest')
-      put = functools.partial(
-        jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=0
-      )
-      return put(w, rows), put(kept, chosen)
-
-    carry = w, jnp.zeros(w.shape, bool)
-    w, kept = jax.lax.fori_loop(0, len(w) // block, sweep_block, carry)
-    kept &= real
-    w = jnp.where(jnp.isfinite(upper).all(), jnp.where(kept, w, 0), jnp.nan)
-    return w[:fan_in], kept[:fan_in]
-
-  return jax.vmap(one)(w, gram, counts, given)
-
-
-def _upper(w, gram, damping):
-  """The weights, and U with H^-1 = U'U; inputs that are always 0 are gone."""
-  diagonal = jnp.diagonal(gram)
-  dead = diagonal == 0
-  identity = jnp.eye(len(gram), dtype=gram.dtype)
-  gram += identity * (dead + damping * diagonal.mean())
-  factor = jax.scipy.linalg.cho_factor(gram)
-  inverse = jax.scipy.linalg.cho_solve(factor, identity)
-  return jnp.where(dead[:, None], 0, w), jnp.linalg.cholesky(inverse).T
-
-
-def _highest(scores, k, axis):
-  """Which are the k highest along an axis; of equal ones, the first."""
-  order = jnp.argsort(-scores, axis, stable=True)
-  return jnp.argsort(order, axis) < k
 
 
 def _check_finite(layer: Layer, w: jax.Array) -> None:

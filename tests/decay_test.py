@@ -23,7 +23,7 @@ from toy_problem import (
 from ong_jax import masks, patterns, scores
 from ong_jax.costs import Costs, LayerCost
 from ong_jax.methods import mask_decay, structure_decay
-from ong_jax.transforms import state_of
+from ong_jax.states import state_of
 
 COLUMNS = {'kernel': PARAMS['a']['kernel']}
 KEY = jax.random.key(0)

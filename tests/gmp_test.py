@@ -18,7 +18,7 @@ from toy_problem import (
   largest,
 )
 
-from ong_jax import allocation, masks, transforms
+from ong_jax import allocation, masks, states
 from ong_jax.methods import gmp
 
 SETTINGS = {'sparsity': 0.75, 'interval': 2, 'num_updates': 3}
@@ -143,7 +143,7 @@ class GmpTest(parameterized.TestCase):
     for recover in (False, True):
       method = gmp(**SETTINGS, recover=recover)
       state = method.transform(INNER).init(PARAMS)
-      self.assertEqual(masks.sparsity(transforms.mask_of(state)), 0)
+      self.assertEqual(masks.sparsity(states.mask_of(state)), 0)
       chex.assert_trees_all_equal(method.effective(PARAMS, state), PARAMS)
 
   @parameterized.named_parameters(

@@ -9,7 +9,7 @@ from toy_problem import PARAMS, loss
 import ong_jax
 from ong_jax import allocation, patterns, schedules
 from ong_jax.rewiring import make_rewiring
-from ong_jax.transforms import SparseState
+from ong_jax.states import SparseState
 
 _KEY = jax.random.key(0)
 _HALF = patterns.unstructured(0.5)  # Keeps 12 of 'a', and 6 of 'b'.

@@ -26,7 +26,7 @@ from toy_problem import (
 from ong_jax import SparseMethod, allocation, masks, method, patterns, scores
 from ong_jax.costs import Costs, LayerCost
 from ong_jax.methods import dnw, ste
-from ong_jax.transforms import mask_of
+from ong_jax.states import mask_of
 
 TWO_OF_4 = patterns.n_of_m(2, 4)
 METHOD = dnw(sparsity=0.75)  # Keeps 9 of 36.

@@ -24,7 +24,7 @@ from ong_jax import (
   masks,
   method,
   state_of,
-  transforms,
+  states,
 )
 from ong_jax.methods import top_kast
 
@@ -236,7 +236,7 @@ class TopKastTest(parameterized.TestCase):
     found = optax.tree.map_params(tx, lambda x: x + 1, state)
     adam = found.inner_state.inner_state[0]
     self.assertEqual(set(flat(adam.mu)), {1.0})
-    self.assertIs(transforms.state_of((state,)), state)
+    self.assertIs(states.state_of((state,)).mask, state.mask)
 
   @parameterized.named_parameters(
     ('sparsity', {'sparsity': 1.0}, '^`sparsity` must be a number .* got 1.0.'),

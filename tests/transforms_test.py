@@ -11,104 +11,26 @@ import optax
 from absl.testing import parameterized
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from sparse_chains import (
+  EVERY_STEP,
+  FLIPPED,
+  GRAD,
+  GRADS,
+  LATENT,
+  MASK,
+  MASKED,
+  OPTIMIZERS,
+  PARAMS,
+  assert_zero,
+  flip,
+  last,
+  named,
+  normal,
+  pruned,
+  train,
+)
 
-from ong_jax import masks, pruners, selection, transforms
-
-
-def normal(seed, *shape):
-  values = np.random.default_rng(seed).normal(size=shape)
-  return jnp.asarray(values, jnp.float32)
-
-
-PARAMS = {
-  'conv': {'kernel': normal(0, 2, 2, 8)},
-  'fc': {'kernel': normal(1, 4, 6), 'bias': normal(2, 6)},
-}
-MASK = {  # 17 of 56 weights are kept, 39 are pruned.
-  'conv': {
-    'kernel': jnp.argsort(normal(3, 32)).reshape(2, 2, 8) < 10,
-  },
-  'fc': {'kernel': jnp.argsort(normal(4, 24)).reshape(4, 6) < 7, 'bias': None},
-}
-NUM_STEPS = 100
-GRADS = jax.tree.map(lambda p: normal(5, NUM_STEPS, *p.shape), PARAMS)
-GRAD = jax.tree.map(lambda g: g[0], GRADS)
-
-OPTIMIZERS = {
-  'sgd': optax.sgd(0.1),
-  'nesterov_and_decay': optax.chain(
-    optax.add_decayed_weights(5e-4), optax.sgd(0.1, 0.9, nesterov=True)
-  ),
-  'adam': optax.adam(0.01),
-  'adamw': optax.adamw(0.01, weight_decay=0.1),
-  'lion': optax.lion(0.01),
-  'rmsprop': optax.rmsprop(0.01, momentum=0.9),
-  'clipped': optax.chain(
-    optax.clip_by_global_norm(0.5), optax.sgd(0.1, momentum=0.9)
-  ),
-  'copies_params': optax.contrib.schedule_free_sgd(0.01),
-}
-MASKED = {
-  name: transforms.masked_transform(inner, MASK)
-  for name, inner in OPTIMIZERS.items()
-}
-
-
-def flip(params, state):
-  """Keeps what was pruned and prunes what was kept, at updates 1, 4, 7, ..."""
-  mask = jax.tree.map(lambda m: m ^ (state.count % 3 == 1), state.mask)
-  return transforms.remask(state, mask)
-
-
-FLIPPED = {
-  name: transforms.masked_transform(inner, MASK, flip)
-  for name, inner in OPTIMIZERS.items()
-}
-LATENT = {
-  name: transforms.latent_transform(inner, MASK, flip)
-  for name, inner in OPTIMIZERS.items()
-}
-
-
-def named(names):
-  return parameterized.named_parameters((name, name) for name in names)
-
-
-def pruned(tree, steps=()):
-  """What stands where MASK prunes, in each leaf that is as a kernel.
-
-  Args:
-    tree: params or a state.
-    steps: the axes that all leaves have in front.
-  """
-  kept = {(*steps, *m.shape): np.asarray(m) for m in jax.tree.leaves(MASK)}
-  leaves = [x for x in jax.tree.leaves(tree) if jnp.shape(x) in kept]
-  return [np.asarray(x)[..., ~kept[x.shape]] for x in leaves]
-
-
-EVERY_STEP = (NUM_STEPS,)
-
-
-@partial(jax.jit, static_argnums=0)
-def train(tx, params, opt_state, grads):
-  """Steps through the gradients; params and states after each of them."""
-
-  def step(carry, grads):
-    params, opt_state = carry
-    updates, opt_state = tx.update(grads, opt_state, params)
-    params = optax.apply_updates(params, updates)
-    return (params, opt_state), (params, opt_state)
-
-  return jax.lax.scan(step, (params, opt_state), grads)[1]
-
-
-def last(tree):
-  return jax.tree.map(lambda x: x[-1], tree)
-
-
-def assert_zero(leaves):
-  for x in leaves:
-    np.testing.assert_array_equal(x, np.zeros_like(x))
+from ong_jax import masks, pruners, states, transforms
 
 
 class Callable(NamedTuple):
@@ -385,7 +307,7 @@ class RenewTest(parameterized.TestCase):
   def test_nan_behind_a_new_mask_reaches_nothing(self):
     def renew(params, state):
       kept = jax.tree.map(jnp.isfinite, {'kernel': params['kernel']})
-      return transforms.remask(state, kept)
+      return states.remask(state, kept)
 
     params = {'kernel': jnp.array([1.0, 2.0, 3.0])}
     mask = {'kernel': jnp.array([True, True, False])}
@@ -427,7 +349,7 @@ class LatentTransformTest(parameterized.TestCase):
       mask = jax.tree.map(
         lambda p: jnp.abs(p) > 2, {'kernel': params['kernel']}
       )
-      return transforms.remask(state, mask)
+      return states.remask(state, mask)
 
     params = {'kernel': jnp.array([1.0, 2.0, 3.0, 4.0])}
     grads = {'kernel': jnp.array([0.0, -1.0, 0.5, 3.0])}
@@ -477,139 +399,6 @@ class LatentTransformTest(parameterized.TestCase):
       tx.update(GRAD, tx.init(PARAMS))
 
 
-class RemaskTest(parameterized.TestCase):
-  def test_moments_restart_where_the_mask_changed(self):
-    tx = MASKED['adam']
-    ones = jax.tree.map(jnp.ones_like, PARAMS)
-    adam = tx.init(PARAMS).inner_state[0]._replace(mu=ones, nu=ones)
-    state = tx.init(PARAMS)._replace(inner_state=(adam, optax.EmptyState()))
-    mask = {
-      'conv': {'kernel': MASK['conv']['kernel'].at[0].set(True)},
-      'fc': MASK['fc'],
-    }
-    found = transforms.remask(state, mask)
-    kernel = (mask['conv']['kernel'] == MASK['conv']['kernel']).astype(float)
-    self.assertEqual(kernel.sum(), 16 + MASK['conv']['kernel'][0].sum())
-    expected = {'conv': {'kernel': jnp.float32(kernel)}, 'fc': ones['fc']}
-    adam = adam._replace(mu=expected, nu=expected)
-    inner_state = adam, optax.EmptyState()
-    expected = transforms.SparseState(jnp.int32(0), mask, inner_state)
-    chex.assert_trees_all_equal(found, expected)
-
-  def test_params_may_be_one_array(self):
-    params, mask = jnp.ones(2), jnp.array([True, True])
-    tx = transforms.masked_transform(optax.trace(0.9), mask)
-    _, state = tx.update(params, tx.init(params), params)
-    found = transforms.remask(state, jnp.array([True, False]))
-    chex.assert_trees_all_equal(found.inner_state.trace, jnp.array([1.0, 0]))
-
-
-class MapLikeTest(parameterized.TestCase):
-  @parameterized.named_parameters(
-    ('momentum', OPTIMIZERS['nesterov_and_decay'], ['1/0/trace']),
-    ('adam', OPTIMIZERS['adam'], ['0/mu', '0/nu']),
-    (
-      'multi_steps',
-      optax.MultiSteps(optax.trace(0.9), 2),
-      ['inner_opt_state/trace', 'acc_grads'],
-    ),
-    (
-      'injected',
-      optax.inject_hyperparams(optax.sgd)(0.1, momentum=0.9),
-      ['inner_state/0/trace'],
-    ),
-    (
-      'masked',
-      optax.masked(
-        optax.trace(0.9), {'conv': True, 'fc': {'kernel': True, 'bias': False}}
-      ),
-      ['inner_state/trace'],
-    ),
-    (
-      'partition',
-      optax.partition(
-        {'a': optax.trace(0.9), 'b': optax.identity()},
-        {'conv': 'a', 'fc': {'kernel': 'a', 'bias': 'b'}},
-      ),
-      ['inner_states/a/inner_state/trace'],
-    ),
-  )
-  def test_finds_the_moments_of_kernels(self, tx, expected):
-    kernels = selection.select(PARAMS)
-    state = tx.init(PARAMS)
-    found = transforms.map_like(lambda w, x: w + x + 1, kernels, state)
-    chex.assert_trees_all_equal_structs(found, state)
-    names = []
-    for (path, x), old in zip(
-      jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(state)
-    ):
-      name, _, layer = (
-        selection.name_of(path).removesuffix('/kernel').rpartition('/')
-      )
-      if np.any(x != old):
-        names.append((name, layer))
-        np.testing.assert_array_equal(x, PARAMS[layer]['kernel'] + 1)
-    layers = ('conv', 'fc')
-    self.assertEqual(names, [(x, layer) for x in expected for layer in layers])
-
-  def test_factored_moments_stay(self):
-    # The kernel [4, 6] is factored, to [4] and [6]; that of [2, 2, 8] is not.
-    tx = optax.adafactor(0.1, min_dim_size_to_factor=3)
-    state = tx.init(PARAMS)
-    found = transforms.map_like(
-      lambda w, x: x + 1, selection.select(PARAMS), state
-    )
-    changed = [
-      selection.name_of(path)
-      for (path, x), old in zip(
-        jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(state)
-      )
-      if np.any(x != old)
-    ]
-    self.assertEqual(changed, ['0/v/conv/kernel'])
-
-  def test_only_the_own_path_and_shape(self):
-    tree = {'fc': {'kernel': jnp.ones(2)}, 'skip': None}
-    zero = jnp.zeros(2)
-    state = {
-      'fc': {'kernel': zero, 'bias': zero},
-      'mu': {'fc': {'kernel': zero}},
-      'nu': {'fc': {'kernel': jnp.zeros((2, 1))}},
-      'other': {'kernel': zero},
-      'kernel': zero,
-      'skip': zero,
-      'count': 3,
-    }
-    found = transforms.map_like(lambda w, x: w + x, tree, state)
-    expected = {**state, 'fc': {'kernel': jnp.ones(2), 'bias': zero}}
-    expected['mu'] = {'fc': {'kernel': jnp.ones(2)}}
-    chex.assert_trees_all_equal(found, expected)
-
-  def test_of_paths_that_end_alike_the_longest_wins(self):
-    tree = {'kernel': jnp.full(2, 1.0), 'fc': {'kernel': jnp.full(2, 2.0)}}
-    state = {'mu': jax.tree.map(jnp.zeros_like, tree)}
-    found = transforms.map_like(lambda w, x: w + x, tree, state)
-    chex.assert_trees_all_equal(found, {'mu': tree})
-
-  def test_none_is_skipped_though_another_path_ends_alike(self):
-    tree = {'kernel': jnp.ones(2), 'fc': {'kernel': None}}
-    zero = jnp.zeros(2)
-    state = {'mu': {'kernel': zero, 'fc': {'kernel': zero}}}
-    found = transforms.map_like(lambda w, x: w + x, tree, state)
-    expected = {'mu': {'kernel': jnp.ones(2), 'fc': {'kernel': zero}}}
-    chex.assert_trees_all_equal(found, expected)
-
-  def test_more_trees_go_along(self):
-    kernels, state = selection.select(PARAMS), {'mu': PARAMS}
-    other = jax.tree.map(lambda x: 2 * x, state)
-    found = transforms.map_like(
-      lambda w, x, y: w + x + y, kernels, state, other
-    )
-    expected = jax.tree.map(lambda p: 4 * p, PARAMS)
-    expected['fc']['bias'] = PARAMS['fc']['bias']
-    chex.assert_trees_all_equal(found, {'mu': expected})
-
-
 class WrappersTest(parameterized.TestCase):
   def test_inject_hyperparams(self):
     @optax.inject_hyperparams
@@ -623,7 +412,7 @@ class WrappersTest(parameterized.TestCase):
     updates, state = tx.update(GRAD, state, PARAMS)
     expected = jax.tree.map(lambda g: -0.5 * g, masks.apply_mask(GRAD, MASK))
     chex.assert_trees_all_equal(masks.apply_mask(updates, MASK), expected)
-    chex.assert_trees_all_equal(transforms.mask_of(state), MASK)
+    chex.assert_trees_all_equal(states.mask_of(state), MASK)
 
   def test_accumulated_gradients(self):
     tx = optax.MultiSteps(MASKED['adam'], 4).gradient_transformation()
@@ -779,54 +568,3 @@ class NetTest(parameterized.TestCase):
       rtol=1e-5,
       atol=1e-7,
     )
-
-
-class StateOfTest(parameterized.TestCase):
-  @parameterized.named_parameters(
-    ('masked', MASKED['adam']), ('latent', LATENT['adam'])
-  )
-  def test_finds_it_in_wrappers(self, inner):
-    tx = optax.chain(optax.identity(), optax.apply_if_finite(inner, 1))
-    state = tx.init(PARAMS)
-    found = transforms.state_of(state)
-    chex.assert_trees_all_equal(found, inner.init(PARAMS))
-    self.assertIs(transforms.mask_of(state), found.mask)
-
-  @parameterized.named_parameters(
-    ('leaves', {'conv': 'dense', 'fc': {'kernel': 'sparse', 'bias': 'dense'}}),
-    ('subtrees', {'conv': 'dense', 'fc': 'sparse'}),
-  )
-  def test_finds_it_in_a_part_of_the_params(self, labels):
-    prune = pruners.magnitude(sparsity=0.5)
-    sparse = transforms.masked_transform(optax.adam(0.1), prune)
-    tx = optax.partition({'sparse': sparse, 'dense': optax.sgd(0.1)}, labels)
-    state = tx.init(PARAMS)
-    expected = prune({'fc': PARAMS['fc']}) | {'conv': {'kernel': None}}
-    chex.assert_trees_all_equal(transforms.mask_of(state, PARAMS), expected)
-    found = transforms.mask_of(state)  # A hole is a hole, without the params.
-    self.assertIsNone(found['conv'])
-    chex.assert_trees_all_equal(found['fc'], expected['fc'])
-    updates, state = jax.jit(tx.update)(GRAD, state, PARAMS)
-    params = optax.apply_updates(PARAMS, updates)
-    chex.assert_trees_all_equal(transforms.mask_of(state, params), expected)
-    self.assertEqual(np.count_nonzero(params['fc']['kernel']), 12)
-
-  def test_counts_the_updates_that_are_applied(self):
-    for sparse in (MASKED['sgd'], LATENT['sgd']):
-      tx = optax.MultiSteps(sparse, 2).gradient_transformation()
-      _, states = train(tx, PARAMS, tx.init(PARAMS), GRADS)
-      found = transforms.state_of(states).count
-      self.assertEqual(found.dtype, jnp.int32)
-      np.testing.assert_array_equal(found, np.arange(1, 101) // 2)
-
-  @parameterized.named_parameters(
-    ('none', [optax.sgd(0.1)], 0),
-    ('two', [MASKED['sgd'], MASKED['adam']], 2),
-  )
-  def test_refuses_other_than_one(self, txs, num):
-    with self.assertRaisesRegex(
-      ValueError,
-      '^`opt_state` must hold the state of exactly one `masked_transform` or '
-      f'other sparse transformation; it holds {num}.$',
-    ):
-      transforms.mask_of(optax.chain(*txs).init(PARAMS))

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from ong_jax import allocation, ranking, scores, selection
 from ong_jax.method import SparseMethod, prunes_to
 from ong_jax.pruners import magnitude
-from ong_jax.transforms import map_like, masked_transform, remask
+from ong_jax.states import map_like, remask
+from ong_jax.transforms import masked_transform
 from ong_jax.types import Allocation, Predicate
 
 

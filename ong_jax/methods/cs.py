@@ -8,8 +8,8 @@ import optax
 
 from ong_jax import allocation, masks, schedules, selection
 from ong_jax.method import SparseMethod, keep_best, prunes_to
+from ong_jax.states import SparseState, check_given, state_of
 from ong_jax.trainable import Trainable, check_trainable, undecayed
-from ong_jax.transforms import SparseState, check_given, state_of
 from ong_jax.types import Allocation, Params, Predicate
 
 

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from ong_jax import masks, pruners, schedules, scores, selection
 from ong_jax.method import SparseMethod
 from ong_jax.patterns import Pattern
-from ong_jax.transforms import masked_transform, remask, state_of
+from ong_jax.states import remask, state_of
+from ong_jax.transforms import masked_transform
 from ong_jax.types import Mask, Predicate, Score
 
 

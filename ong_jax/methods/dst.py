@@ -8,8 +8,8 @@ import optax
 
 from ong_jax import allocation, selection
 from ong_jax.method import SparseMethod, keep_best, prunes_to
+from ong_jax.states import check_given
 from ong_jax.trainable import Trainable, check_trainable, undecayed
-from ong_jax.transforms import check_given
 from ong_jax.types import Allocation, Predicate
 
 _LOWEST_DENSITY = 0.01  # Of a kernel; where it falls there, thresholds restart.

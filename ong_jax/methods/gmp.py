@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from ong_jax import allocation, ranking, schedules, scores, selection
 from ong_jax.method import SparseMethod, prunes_to
 from ong_jax.pruners import magnitude
-from ong_jax.transforms import latent_transform, masked_transform, remask
+from ong_jax.states import remask
+from ong_jax.transforms import latent_transform, masked_transform
 from ong_jax.types import Allocation, Predicate
 
 

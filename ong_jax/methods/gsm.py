@@ -6,7 +6,7 @@ import optax
 
 from ong_jax import allocation, masks, ranking, selection
 from ong_jax.method import SparseMethod, dense, finish_largest, prunes_to
-from ong_jax.transforms import check_given
+from ong_jax.states import check_given
 from ong_jax.types import Allocation, Predicate
 
 

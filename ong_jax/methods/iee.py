@@ -11,7 +11,7 @@ from ong_jax import masks, moves, scores, selection, taylor
 from ong_jax.method import SparseMethod, masked
 from ong_jax.patterns import Pattern
 from ong_jax.stages import Now, make_cycles
-from ong_jax.transforms import (
+from ong_jax.states import (
   SparseState,
   check_given,
   first_mask,

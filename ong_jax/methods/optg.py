@@ -9,8 +9,8 @@ import optax
 from ong_jax import allocation, masks, ranking, schedules, selection
 from ong_jax.method import SparseMethod, prunes_to
 from ong_jax.pruners import magnitude
+from ong_jax.states import SparseState, check_given, mask_of
 from ong_jax.trainable import Trainable, check_trainable, undecayed
-from ong_jax.transforms import SparseState, check_given, mask_of
 from ong_jax.types import Allocation, Predicate
 
 

@@ -9,8 +9,8 @@ import optax
 
 from ong_jax import allocation, masks, ranking, schedules, selection
 from ong_jax.method import SparseMethod, keep_best, prunes_to
+from ong_jax.states import SparseState, check_given, state_of
 from ong_jax.trainable import Trainable, check_trainable
-from ong_jax.transforms import SparseState, check_given, state_of
 from ong_jax.types import Predicate
 
 _SHRINK = 5e-7  # Keeps gradients alive at the probabilities 0 and 1.

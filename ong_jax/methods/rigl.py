@@ -12,7 +12,8 @@ from ong_jax import selection
 from ong_jax.method import SparseMethod, straight_through
 from ong_jax.patterns import Pattern
 from ong_jax.rewiring import make_rewiring, where_masked
-from ong_jax.transforms import check_given, masked_transform
+from ong_jax.states import check_given
+from ong_jax.transforms import masked_transform
 from ong_jax.types import Mask, Predicate, Pruner, Weights
 
 

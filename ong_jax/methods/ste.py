@@ -8,7 +8,8 @@ import optax
 
 from ong_jax import allocation, patterns, pruners, scores, selection
 from ong_jax.method import SparseMethod, straight_through
-from ong_jax.transforms import check_given, latent_transform
+from ong_jax.states import check_given
+from ong_jax.transforms import latent_transform
 from ong_jax.types import Allocation, Predicate, Score
 
 

@@ -11,7 +11,7 @@ import optax
 from ong_jax import allocation, masks, ranking, schedules, scores, selection
 from ong_jax.method import SparseMethod, straight_through
 from ong_jax.pruners import magnitude
-from ong_jax.transforms import (
+from ong_jax.states import (
   SparseState,
   check_given,
   first_mask,
