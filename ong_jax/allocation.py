@@ -4,10 +4,12 @@ An allocation reads shapes only, on the host and in Python's integers, and
 returns counts that sum to exactly N - round(sparsity * N).
 """
 
+from collections.abc import Callable
+
 import jax
 
 from ong_jax import masks
-from ong_jax.types import Counts, Scores
+from ong_jax.types import Allocation, Counts, Scores
 
 
 def pooled(scores: Scores, sparsity: float) -> int:
@@ -89,6 +91,94 @@ def erk(scores: Scores, sparsity: float) -> Counts:
   return treedef.unflatten(
     leaf.size if i in dense else counts[i] for i, leaf in enumerate(leaves)
   )
+
+
+def with_own(
+  own: Callable[[jax.tree_util.KeyPath, jax.Array], float | None],
+  allocate: Allocation = uniform,
+) -> Allocation:
+  """Makes an allocation in which some leaves have a sparsity of their own.
+
+  The others make up for it, so that the total stays what it was.
+
+  Args:
+    own: `(path, leaf) -> sparsity` in [0, 1), 0 for a dense leaf; None where
+      there is none.
+    allocate: how the rest is split among the others: by leaf, not `pooled`.
+
+  Returns:
+    An allocation. It raises a `ValueError` if the others cannot make up for it,
+    and says for which sparsity they can.
+
+  Example:
+    >>> from ong_jax.selection import name_of
+    >>> def own(path, leaf):
+    ...   return 0.0 if name_of(path) == 'a' else None
+    >>> both = {'a': jnp.ones((4, 4)), 'b': jnp.ones((16, 16))}
+    >>> with_own(own)(both, 0.5)
+    {'a': 16, 'b': 120}
+  """
+
+  def split(scores, sparsity):
+    masks.check_sparsity(sparsity)
+    paths, treedef = jax.tree_util.tree_flatten_with_path(scores)
+    counts = []
+    for path, leaf in paths:
+      share = own(path, leaf)
+      if share is not None:
+        masks.check_sparsity(share)
+        share = masks.round_kept(leaf.size, share)
+      counts.append(share)
+    leaves = [leaf for _, leaf in paths]
+    rest = [leaf for leaf, count in zip(leaves, counts) if count is None]
+    fixed = sum(count for count in counts if count is not None)
+    split_rest = allocate(rest, sparsity_of_rest(scores, rest, fixed, sparsity))
+    if isinstance(split_rest, int):
+      raise ValueError(
+        '`allocate` must split the budget by leaf, such as `uniform` or `erk`, '
+        'where some leaves have their own.'
+      )
+    others = iter(split_rest)
+    return treedef.unflatten(
+      next(others) if count is None else count for count in counts
+    )
+
+  return split
+
+
+def sparsity_of_rest(
+  scores: Scores, rest: Scores, fixed: int, sparsity: float
+) -> float:
+  """Finds at which sparsity some leaves keep what others leave of the budget.
+
+  Args:
+    scores: all leaves.
+    rest: those that are still to be allocated.
+    fixed: weights that the others keep.
+    sparsity: of all.
+
+  Raises:
+    ValueError: it would be fewer weights than leaves, or more than there are.
+
+  Example:
+    >>> both = [jnp.ones(4), jnp.ones(16)]
+    >>> sparsity_of_rest(both, both[1:], fixed=4, sparsity=0.5)
+    0.625
+  """
+  total = sum(leaf.size for leaf in jax.tree.leaves(scores))
+  sizes = [leaf.size for leaf in jax.tree.leaves(rest)]
+  kept = masks.round_kept(total, sparsity) - fixed
+  if not len(sizes) <= kept <= sum(sizes):
+    lowest, highest = (
+      (total - fixed - k) / total for k in (sum(sizes), len(sizes))
+    )
+    raise ValueError(
+      f'`sparsity` must lie in [{lowest:.9g}, {highest:.9g}]; got {sparsity}, '
+      f'which keeps {kept + fixed} of {total} weights. Leaves that have their '
+      f'own keep {fixed}, and the {len(sizes)} others from {len(sizes)} to '
+      f'{sum(sizes)}.'
+    )
+  return (sum(sizes) - kept) / sum(sizes) if sizes else 0.0
 
 
 def proportional(shares: list[int], total: int) -> list[int]:

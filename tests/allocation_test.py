@@ -123,3 +123,36 @@ class AllocationTest(parameterized.TestCase):
   )
   def test_holes_stay_and_nothing_is_nothing(self, allocate, expected):
     self.assertEqual(allocate({'a': None}, 0.5), expected)
+
+  @parameterized.parameters(
+    *itertools.product((0.5, 0.8, 0.95), ('uniform', 'erk'))
+  )
+  def test_leaves_with_their_own_are_made_up_for(self, sparsity, name):
+    sizes = {'first': (3, 3, 3, 16), 'mid': (3, 3, 16, 32), 'last': (64, 10)}
+    own = {'first': 0.0, 'last': 0.75}
+    allocate = allocation.with_own(
+      lambda path, leaf: own.get(path[0].key), getattr(allocation, name)
+    )
+    scores = shaped(sizes | {'none': None})
+    total = 432 + 4608 + 640
+    kept = total - round(sparsity * total)
+    if kept <= 432 + 160:
+      with self.assertRaisesRegex(
+        ValueError, r'must lie in \[0.08450\d*, 0.89559\d*\]; got 0.95, .* 592,'
+      ):
+        allocate(scores, sparsity)
+      return
+    counts = allocate(scores, sparsity)
+    self.assertEqual(counts['first'], 432)
+    self.assertEqual(counts['last'], 160)
+    self.assertEqual(counts['mid'], kept - 592)
+    self.assertIsNone(counts['none'])
+
+  def test_own_sparsities_are_refused_where_all_are_ranked_together(self):
+    allocate = allocation.with_own(
+      lambda path, leaf: 0.0 if path[0].key == 'a' else None, allocation.pooled
+    )
+    with self.assertRaisesRegex(ValueError, '`allocate` must split'):
+      allocate(shaped({'a': (4, 4), 'b': (16, 16)}), 0.5)
+    with self.assertRaisesRegex(ValueError, '`sparsity` must be a number'):
+      allocation.with_own(lambda path, leaf: 1.5)(shaped({'a': (4, 4)}), 0.5)

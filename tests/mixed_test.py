@@ -342,7 +342,8 @@ class MixedTest(parameterized.TestCase):
     with self.assertRaisesRegex(
       ValueError,
       r'^`sparsity` must lie in \[0.121621622, 0.846283784\]; got .* of 592 '
-      'weights. Leaves of N:M keep 88, and the 3 others from 3 to 432.$',
+      'weights. Leaves that have their own keep 88, and the 3 others from 3 to '
+      '432.$',
     ):
       patterns.mixed(_kind, sparsity).choose(_params())
     for possible in (0.121621622, 0.846283784):

@@ -9,7 +9,7 @@ _README = pathlib.Path(__file__).parents[1] / 'README.md'
 class ReadmeTest(absltest.TestCase):
   def test_examples_run(self):
     blocks = re.findall(r'```python\n(.*?)```', _README.read_text(), re.DOTALL)
-    self.assertLen(blocks, 4)
+    self.assertLen(blocks, 6)
     names = {}
     for block in blocks:
       exec(block, names)  # One page, one namespace.

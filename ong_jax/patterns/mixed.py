@@ -118,7 +118,7 @@ dtype=bool))
       fixed += sum(jax.tree.leaves(groups.num_kept(part, *found, inputs)))
     rest = only(lambda k: not isinstance(k, NofM))
     if parts:
-      rest_sparsity = _sparsity_of_rest(scores, rest, fixed, sparsity)
+      rest_sparsity = allocation.sparsity_of_rest(scores, rest, fixed, sparsity)
     else:
       rest_sparsity = sparsity
     rest_leaves, rest_treedef = jax.tree.flatten(rest)
@@ -165,23 +165,3 @@ def check_block(shape: tuple[int, ...]) -> None:
     >>> check_block((4, 4))
   """
   schedules.check_steps(**{f'shape[{i}]': b for i, b in enumerate(shape)})
-
-
-def _sparsity_of_rest(
-  scores: Scores, rest: Scores, fixed: int, sparsity: float
-) -> float:
-  """Finds at which sparsity the others keep what N:M leaves of the budget."""
-  total = sum(leaf.size for leaf in jax.tree.leaves(scores))
-  sizes = [leaf.size for leaf in jax.tree.leaves(rest)]
-  kept = masks.round_kept(total, sparsity) - fixed
-  if not len(sizes) <= kept <= sum(sizes):
-    lowest, highest = (
-      (total - fixed - k) / total for k in (sum(sizes), len(sizes))
-    )
-    raise ValueError(
-      f'`sparsity` must lie in [{lowest:.9g}, {highest:.9g}]; got {sparsity}, '
-      f'which keeps {kept + fixed} of {total} weights. Leaves of N:M keep '
-      f'{fixed}, and the {len(sizes)} others from {len(sizes)} to '
-      f'{sum(sizes)}.'
-    )
-  return (sum(sizes) - kept) / sum(sizes) if sizes else 0.0
