@@ -71,61 +71,54 @@ def find(
   return layers
 
 
-def observe(
+def observer(
   apply: Apply,
   statistic: Statistic,
   batches: Iterable[Any],
-  params: Params,
-  leaves: Iterable[int],
   prunable: Predicate = selection.is_kernel,
-) -> list[Any]:
-  """Adds up over batches what the inputs of some leaves have to say.
-
-  Nothing that comes after them in the network is computed.
+) -> Callable[[Params, Iterable[int]], list[Any]]:
+  """Makes what adds up over batches what the inputs of layers have to say.
 
   Args:
     apply: `(params, batch) -> outputs`.
     statistic: of the inputs of a layer, [groups, positions, fan_in] in float32
       at least. Positions are those of all examples, pixels or tokens; leave
       padding out of the batches.
-    batches: anything that can be iterated.
-    params: of the network.
-    leaves: which of the leaves of the weights.
+    batches: anything that can be iterated more than once.
     prunable: `(path, leaf) -> bool`.
 
   Returns:
-    A sum for every layer of these leaves, in the order of `find`.
+    A function of the params and of numbers of leaves of the weights: a sum for
+    every layer of these leaves, in the order of `find`. Nothing that comes
+    after them in the network is computed.
 
   Example:
     >>> def apply(params, x):
     ...   return x @ params['kernel']
-    >>> def count(x):
-    ...   return x.shape[1]
-    >>> params = {'kernel': jnp.ones((4, 2))}
     >>> batches = [jnp.ones((5, 4)), jnp.ones((5, 4))]
-    >>> int(observe(apply, count, batches, params, [0])[0])
+    >>> observe = observer(apply, lambda x: x.shape[1], batches)
+    >>> int(observe({'kernel': jnp.ones((4, 2))}, [0])[0])
     10
   """
-  total = None
-  run = _compiled(apply, statistic, tuple(leaves), prunable)
-  for batch in batches:
-    found = run(params, batch)
-    total = found if total is None else jax.tree.map(jnp.add, total, found)
-  if total is None:
-    raise ValueError('`batches` must hold at least one batch.')
-  return total
 
+  @functools.partial(jax.jit, static_argnames='leaves')
+  def run(params, batch, leaves):
+    def of_layer(x, layer):
+      return statistic(x) if layer.leaf in leaves else None
 
-@functools.lru_cache(maxsize=256)
-def _compiled(apply, statistic, leaves, prunable):
-  def of_layer(x, layer):
-    return statistic(x) if layer.leaf in leaves else None
-
-  def run(params, batch):
     _, found = _observe(apply, params, batch, prunable, of_layer)
     return [x for x in found if x is not None]
 
-  return jax.jit(run)
+  def observe(params, leaves):
+    total = None
+    for batch in batches:
+      found = run(params, batch, leaves=tuple(leaves))
+      total = found if total is None else jax.tree.map(jnp.add, total, found)
+    if total is None:
+      raise ValueError('`batches` must hold at least one batch.')
+    return total
+
+  return observe
 
 
 def _observe(apply, params, batch, prunable, of_layer):

@@ -49,13 +49,12 @@ def activations(
            [2.]], dtype=float32)}
   """
   check_batches(batches)
+  observe = layers.observer(apply, _squares, batches, prunable)
 
   def measure(params):
     found = layers.find(apply, params, _first(batches), prunable)
     weights, treedef = jax.tree.flatten(selection.select(params, prunable))
-    squares = layers.observe(
-      apply, _squares, batches, params, range(len(weights)), prunable
-    )
+    squares = observe(params, range(len(weights)))
     return treedef.unflatten(
       _weighted(
         w, *zip(*[(x, s) for x, s in zip(found, squares) if x.leaf == leaf])
@@ -152,7 +151,7 @@ def in_order(
   Args:
     apply: `(params, batch) -> outputs`.
     batches: anything that can be iterated more than once.
-    statistic: of the inputs of a layer; see `layers.observe`.
+    statistic: of the inputs of a layer; see `layers.observer`.
     sequential: whether what is seen at a leaf is what those before it put out
       after they were operated on.
     prunable: `(path, leaf) -> bool`.
@@ -170,6 +169,7 @@ def in_order(
     Array([6., 6., 6.], dtype=float32)
   """
   check_batches(batches)
+  observe = layers.observer(apply, statistic, batches, prunable)
 
   def visit(params, operate):
     found = layers.find(apply, params, _first(batches), prunable)
@@ -183,7 +183,7 @@ def in_order(
       )
 
     def look(which):
-      return layers.observe(apply, statistic, batches, now(), which, prunable)
+      return observe(now(), which)
 
     known = None if sequential else look(order)
     for leaf in order:

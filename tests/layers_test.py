@@ -52,7 +52,7 @@ class FindTest(parameterized.TestCase):
       apply(params, x)
     found = layers.find(apply, params, x)
     self.assertLen(found, 9)
-    fed = layers.observe(apply, lambda x: x, [x], params, range(9))
+    fed = layers.observer(apply, lambda x: x, [x])(params, range(9))
     kernels = jax.tree.leaves(selection.select(params))
     for layer, inputs in zip(found, fed):
       weights = np.ravel(kernels[layer.leaf])[layer.index]
@@ -122,15 +122,16 @@ class FindTest(parameterized.TestCase):
       return jnp.tanh(x @ params['kernel']) @ params['kernel']
 
     x = jnp.ones((4, 3))
-    (total,) = layers.observe(apply, jnp.sum, [x, x], params, [0])
+    (total,) = layers.observer(apply, jnp.sum, [x, x])(params, [0])
     np.testing.assert_allclose(total, 2 * 12 * (1 + np.tanh(2)), rtol=1e-6)
 
   def test_half_precision_is_counted_in_float32(self):
     params = {'kernel': jnp.ones((3, 1), jnp.bfloat16)}
     x = jnp.ones((1000, 3), jnp.bfloat16)
-    (total,) = layers.observe(
-      lambda p, x: x @ p['kernel'], lambda x: x.sum(1), [x], params, [0]
+    observe = layers.observer(
+      lambda p, x: x @ p['kernel'], lambda x: x.sum(1), [x]
     )
+    (total,) = observe(params, [0])
     np.testing.assert_array_equal(total, [[1000.0] * 3])
 
   @parameterized.named_parameters(
