@@ -62,7 +62,7 @@ def _rows(data: calibration.Calibration) -> dict[str, Callable]:
   def wanda(column):
     budget = {'sparsity': column}
     if column == '2:4':
-      budget = {'pattern': patterns.n_of_m(2, 4)}
+      budget = {'n_of_m': (2, 4)}
     prune = ong_jax.wanda(data.logits, batches, **budget)
     return lambda params: (params, prune(params))
 

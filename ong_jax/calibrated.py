@@ -14,7 +14,7 @@ of it, floors and controls included:
 Batches are seen one after the other, and none is held.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -23,7 +23,14 @@ import jax.numpy as jnp
 from ong_jax import allocation, scores, selection
 from ong_jax.pruners import one_shot
 from ong_jax.saliency import at_least_float32
-from ong_jax.types import Allocation, Measure, Params, Predicate, Pruner
+from ong_jax.types import (
+  Allocation,
+  Measure,
+  Params,
+  Predicate,
+  Pruner,
+  Weights,
+)
 
 # (params, batch) -> [] float.
 Loss = Callable[[Params, Any], jax.Array]
@@ -64,7 +71,8 @@ def sensitivity(
   Args:
     loss: `(params, batch) -> [] float`; with BatchNorm in training mode, if
       there is any.
-    batches: anything that can be iterated more than once.
+    batches: anything that can be iterated more than once; of equal size, or
+      the examples of a smaller one weigh more.
     prunable: `(path, leaf) -> bool`.
 
   References:
@@ -78,11 +86,13 @@ def sensitivity(
     >>> measure({'kernel': jnp.array([[4.0, -2.0]])})
     {'kernel': Array([[2., 1.]], dtype=float32)}
   """
-  find = gradients(loss, batches)
+  check_batches(batches)
+  gradient = jax.jit(jax.grad(_of_weights(loss)))
 
   def measure(params):
-    grads = _mean(find(params))
-    return jax.tree.map(jnp.abs, _products(params, grads, prunable))
+    weights = selection.select(params, prunable)
+    grads = _mean(gradient(weights, params, batch) for batch in batches)
+    return jax.tree.map(lambda w, g: jnp.abs(_product(w, g)), weights, grads)
 
   return measure
 
@@ -115,23 +125,23 @@ def gradient_flow(
     >>> gradient_flow(loss, [None])({'kernel': jnp.array([[3.0, -2.0]])})
     {'kernel': Array([[9., 4.]], dtype=float32)}
   """
-  find = gradients(loss, batches)
+  check_batches(batches)
+  gradient = jax.jit(jax.grad(_of_weights(loss)))
 
   @jax.jit
-  def curvature(params, direction, batch):
-    def gradient(params):
-      return jax.grad(loss)(params, batch)
-
-    return jax.jvp(gradient, (params,), (direction,))[1]
+  def curvature(weights, direction, params, batch):
+    direction = jax.tree.map(lambda w, g: g.astype(w.dtype), weights, direction)
+    return jax.jvp(
+      lambda w: gradient(w, params, batch), (weights,), (direction,)
+    )[1]
 
   def measure(params):
-    direction = jax.tree.map(
-      lambda p, g: jnp.zeros_like(p) if g is None else g,
-      params,
-      selection.select(_mean(find(params)), prunable),
+    weights = selection.select(params, prunable)
+    direction = _mean(gradient(weights, params, batch) for batch in batches)
+    products = _mean(
+      curvature(weights, direction, params, batch) for batch in batches
     )
-    products = _mean(curvature(params, direction, batch) for batch in batches)
-    return _products(params, products, prunable)
+    return jax.tree.map(_product, weights, products)
 
   return measure
 
@@ -219,30 +229,43 @@ def grasp(
 
 
 def check_batches(batches: Iterable[Any]) -> None:
-  """Raises a `TypeError` for what can be iterated only once, or not at all.
+  """Raises a `TypeError` for what is no list of batches.
+
+  That is what can be iterated only once, or not at all, and what looks like a
+  single batch: an array, a dict, or a tuple.
 
   Example:
     >>> check_batches([jnp.ones(2)])
   """
+  kind = type(batches).__name__
   if not isinstance(batches, Iterable) or isinstance(batches, Iterator):
     raise TypeError(
       '`batches` must be a list, or something else that can be iterated more '
-      f'than once; got {type(batches).__name__}. Pass `list(batches)`.'
+      f'than once; got {kind}. Pass `list(batches)`.'
+    )
+  if isinstance(batches, (Mapping, tuple, str)) or hasattr(batches, 'shape'):
+    raise TypeError(
+      f'`batches` must be a list of batches; got {kind}, which looks like a '
+      'single one. Pass `[batch]`.'
     )
 
 
-def _products(params: Params, others: Params, prunable: Predicate) -> Any:
-  """Multiplies weights by something of their structure, in float32 at least."""
-  return jax.tree.map(
-    lambda w, x: at_least_float32(w) * at_least_float32(x),
-    selection.select(params, prunable),
-    selection.select(others, prunable),
+def _of_weights(loss: Loss) -> Callable[[Weights, Params, Any], jax.Array]:
+  """Takes the weights apart, so that nothing else need be differentiable."""
+  return lambda weights, params, batch: loss(
+    jax.tree.map(lambda p, w: p if w is None else w, params, weights), batch
   )
 
 
+def _product(w: jax.Array, x: jax.Array) -> jax.Array:
+  return at_least_float32(w) * at_least_float32(x)
+
+
 def _mean(trees: Iterable[Any]) -> Any:
+  """In float32 at least: sums in half precision stop growing."""
   total, count = None, 0
   for tree in trees:
+    tree = jax.tree.map(at_least_float32, tree)
     total = tree if total is None else jax.tree.map(jnp.add, total, tree)
     count += 1
   if not count:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ong_jax import allocation, masks, ranking, schedules, selection
+from ong_jax.pruners import check_finite
 from ong_jax.types import (
   Allocation,
   Measure,
@@ -80,16 +81,22 @@ def synflow(
 
   def prune(params):
     chosen = selection.select(params, prunable)
+    check_finite(chosen)
     sparsities = schedules.geometric(sparsity, rounds)[1:]
     table = schedules.tabulate(chosen, sparsities, allocate)
     with jax.enable_x64(True):
       rest, weights = linear(params, prunable)
       mask = jax.tree.map(lambda w: jnp.ones(w.shape, bool), weights)
+
+      def after(t, mask):
+        return cut(rest, weights, mask, schedules.counts_at(table, t))[0]
+
+      # A program of its own for a round, or one loop in what is jitted around.
+      if any(isinstance(w, jax.core.Tracer) for w in jax.tree.leaves(weights)):
+        return jax.lax.fori_loop(0, rounds, after, mask)
+      _check_flow(cut(rest, weights, mask, schedules.counts_at(table, 0))[1])
       for t in range(rounds):
-        counts = schedules.counts_at(table, t)
-        mask, value = cut(rest, weights, mask, counts)
-        if t == 0:
-          _check_flow(value)
+        mask = after(t, mask)
     return mask
 
   return prune

@@ -126,7 +126,8 @@ def _observe(apply, params, batch, prunable, of_layer):
 
   Of a layer that is met more than once, the sum.
   """
-  closed = jax.make_jaxpr(apply)(params, batch)
+  # A function of its own: JAX keeps the program of one that it has seen.
+  closed = jax.make_jaxpr(lambda *args: apply(*args))(params, batch)
   weights = jax.tree_util.tree_leaves_with_path(
     selection.select(params, prunable), is_leaf=lambda x: x is None
   )

@@ -5,14 +5,25 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ong_jax import layers, patterns, scores, selection
+from ong_jax import allocation, layers, masks, selection
 from ong_jax.calibrated import check_batches
 from ong_jax.layers import Apply, Layer, Statistic
-from ong_jax.patterns import Pattern
-from ong_jax.pruners import one_shot
+from ong_jax.patterns import groups
+from ong_jax.patterns.groups import best_of_groups
+from ong_jax.patterns.weights import best_of_columns
+from ong_jax.pruners import check_finite
 from ong_jax.saliency import at_least_float32
-from ong_jax.types import Mask, Measure, Params, Predicate, Pruner, Weights
+from ong_jax.types import (
+  Allocation,
+  Mask,
+  Measure,
+  Params,
+  Predicate,
+  Pruner,
+  Weights,
+)
 
 # (number of the leaf, its weights, its layers, a statistic of the inputs of
 # each) -> its new weights and its mask.
@@ -70,24 +81,27 @@ def wanda(
   batches: Iterable[Any],
   *,
   sparsity: float | None = None,
-  pattern: Pattern | None = None,
+  n_of_m: tuple[int, int] | None = None,
+  allocate: Allocation | None = None,
   sequential: bool = True,
   prunable: Predicate = selection.is_kernel,
 ) -> Pruner:
   """Makes a pruner of trained networks, by weights and activations.
 
   Keeps the largest |w| |x| of each output, with the same number of inputs for
-  all of them, layer after layer in the order in which data meet them. Layers
-  are found by following the weights through the program, so that they can be
-  of any library; see `layers`.
+  all of them, layer after layer in the order in which data meet them. Layers,
+  and which of their axes are inputs, are found by following the weights through
+  the program, so that they can be of any library; see `layers`.
 
   Args:
     apply: `(params, batch) -> outputs`; with BatchNorm as it is to run.
     batches: anything that can be iterated more than once, such as a list; once
       for every layer. None is held.
     sparsity: fraction of the prunable weights to remove, in [0, 1).
-    pattern: instead, one that chooses leaf by leaf, such as
-      `patterns.n_of_m(2, 4)`.
+    n_of_m: instead, (n, m): n of every m consecutive inputs of each output.
+    allocate: how the budget of `sparsity` is split among leaves: by leaf, not
+      `pooled`; by default `allocation.uniform`. If the count of a leaf is no
+      multiple of its outputs, the first of them keep one more.
     sequential: whether a layer is shown what the pruned ones before it put out,
       as in the paper. If not, all are shown the dense network's, in one pass.
     prunable: `(path, leaf) -> bool`.
@@ -107,36 +121,89 @@ def wanda(
     {'kernel': Array([[ True,  True],
            [False, False]], dtype=bool)}
   """
-  if (sparsity is None) == (pattern is None):
-    raise ValueError(
-      f'One of `sparsity` and `pattern` must be given; got {sparsity} and '
-      f'{pattern}.'
-    )
-  if pattern is None:
-    pattern = patterns.per_output(sparsity)
-
-  def choose(measure):
-    return one_shot(
-      scores.identity, pattern=pattern, measure=measure, prunable=prunable
-    )
-
-  if not sequential:
-    return choose(activations(apply, batches, prunable))
+  count = counter(sparsity, n_of_m, allocate, prunable)
   visit = in_order(apply, batches, _squares, sequential, prunable)
 
   def prune(params):
-    weights, treedef = jax.tree.flatten(selection.select(params, prunable))
-    measured = [jnp.zeros(w.shape) for w in weights]
+    counts = count(params)
 
     def operate(leaf, w, parts, squares):
-      measured[leaf] = _weighted(w, parts, squares)
-      mask = choose(lambda params: treedef.unflatten(measured))(params)
-      kept = jax.tree.leaves(mask)[leaf]
-      return jnp.where(kept, w, 0), kept
+      _check_inputs(parts, squares)
+      ranked = _weighted(w, parts, squares).ravel()
+      kept = jnp.zeros(w.size, bool)
+      for part, share in zip(parts, _shares(parts, counts[leaf])):
+        found = _best_of_outputs(ranked[part.index], share, n_of_m)
+        kept = kept.at[part.index].set(found)
+      kept = kept.reshape(w.shape)
+      return jnp.where(kept, w, jnp.zeros_like(w)), kept
 
     return visit(params, operate)[1]
 
   return prune
+
+
+def _shares(parts: list[Layer], count: int | None) -> list[int | None]:
+  if count is None:
+    return [None] * len(parts)
+  return allocation.proportional([part.index.size for part in parts], count)
+
+
+def _best_of_outputs(
+  ranked: jax.Array, count: int | None, n_of_m: tuple[int, int] | None
+) -> jax.Array:
+  """Keeps the best inputs of each output, of [groups, fan_in, outputs]."""
+  num_groups, fan_in, outputs = ranked.shape
+  columns = ranked.transpose(1, 0, 2).reshape(fan_in, -1)
+  if n_of_m is None:
+    kept = best_of_columns(columns, count)
+  else:
+    kept = best_of_groups(columns, *n_of_m)
+  return kept.reshape(fan_in, num_groups, outputs).transpose(1, 0, 2)
+
+
+def counter(
+  sparsity: float | None,
+  n_of_m: tuple[int, int] | None,
+  allocate: Allocation | None,
+  prunable: Predicate,
+) -> Callable[[Params], list[int | None]]:
+  """Makes what counts how much of each leaf is kept; None is for n of m.
+
+  It also refuses weights that are not finite.
+
+  Example:
+    >>> count = counter(0.5, None, None, selection.is_kernel)
+    >>> count({'kernel': jnp.ones((4, 2))})
+    [4]
+  """
+  if (sparsity is None) == (n_of_m is None):
+    raise ValueError(
+      'One of `sparsity` and `n_of_m` must be given; got '
+      f'{"neither" if n_of_m is None else "both"}.'
+    )
+  if n_of_m is None:
+    masks.check_sparsity(sparsity)
+  else:
+    groups.check(*n_of_m)
+    if allocate is not None:
+      raise ValueError(
+        '`allocate` is for `sparsity`; `n_of_m` allocates alike.'
+      )
+
+  def count(params):
+    weights = selection.select(params, prunable)
+    check_finite(weights)
+    if n_of_m is not None:
+      return [None] * len(jax.tree.leaves(weights))
+    counts = (allocate or allocation.uniform)(weights, sparsity)
+    if isinstance(counts, int):
+      raise ValueError(
+        '`allocate` must split the budget by leaf, such as '
+        '`allocation.uniform` or `erk`: layers are pruned one by one.'
+      )
+    return jax.tree.leaves(counts)
+
+  return count
 
 
 def in_order(
@@ -190,10 +257,29 @@ def in_order(
       ids = [i for i, layer in enumerate(found) if layer.leaf == leaf]
       seen = look([leaf]) if sequential else [known[i] for i in ids]
       parts = [found[i] for i in ids]
+      _check_met_once(parts)
       weights[leaf], kept[leaf] = operate(leaf, weights[leaf], parts, seen)
     return now(), treedef.unflatten(kept)
 
   return visit
+
+
+def _check_met_once(parts: list[Layer]) -> None:
+  index = np.concatenate([part.index.ravel() for part in parts])
+  if len(np.unique(index)) < len(index):
+    raise ValueError(
+      f"Leaf '{parts[0].name}' is multiplied in two different ways; what is "
+      'best for one is not for the other. Pass a `prunable` that leaves it out.'
+    )
+
+
+def _check_inputs(parts: list[Layer], squares: list[jax.Array]) -> None:
+  for part, s in zip(parts, squares):
+    if not isinstance(s, jax.core.Tracer) and not np.isfinite(s).all():
+      raise ValueError(
+        f"The inputs of leaf '{part.name}' are not finite, or their squares. "
+        'Look at the batches, and at the network on them.'
+      )
 
 
 def _first(batches: Iterable[Any]) -> Any:

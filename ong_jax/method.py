@@ -65,14 +65,14 @@ def straight_through(
   )
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def _straight_through(w, m):
   return jnp.where(m, w, jnp.zeros_like(w))
 
 
-_straight_through.defvjp(
-  lambda w, m: (_straight_through(w, m), None), lambda _, g: (g, None)
-)
+@_straight_through.defjvp
+def _(primals, tangents):
+  return _straight_through(*primals), tangents[0]
 
 
 def finish_masked(

@@ -24,7 +24,16 @@ class Kernel(NamedTuple):
 
 
 # What changes the order of weights, and what changes nothing.
-_REORDERS = ('reshape', 'transpose', 'squeeze', 'slice', 'split', 'rev')
+# `broadcast_in_dim` adds axes; weights that are repeated are refused.
+_REORDERS = (
+  'reshape',
+  'transpose',
+  'squeeze',
+  'slice',
+  'split',
+  'rev',
+  'broadcast_in_dim',
+)
 _KEEPS = ('convert_element_type', 'copy', 'name', 'sharding_constraint')
 _LOOPS = ('scan', 'while', 'cond')
 
@@ -105,7 +114,10 @@ def _follow(eqn, args, ours, meet) -> list[Kernel]:
   kernel = next(k for k in ours if k is not None)
   if name in _KEEPS:
     return [kernel]
-  if name in _REORDERS:
+  repeats = name == 'broadcast_in_dim' and (
+    math.prod(eqn.params['shape']) > kernel.index.size
+  )
+  if name in _REORDERS and not repeats:
     with jax.ensure_compile_time_eval():
       index = eqn.primitive.bind(jnp.asarray(kernel.index), **eqn.params)
     index = index if eqn.primitive.multiple_results else [index]

@@ -19,6 +19,7 @@ from ong_jax.types import (
   Pruner,
   Score,
   Scores,
+  Weights,
 )
 
 
@@ -79,19 +80,41 @@ def one_shot(
     counts = None
     if pattern is None:
       counts = jax.tree.map(operator.index, allocate(weights, sparsity))
-    for path, leaf in _on_host(weights):
-      if not np.isfinite(leaf).all():
-        raise ValueError(
-          f"Leaf '{selection.name_of(path)}' has weights that are not finite; "
-          'pruning would hide it. Look at how they were trained or loaded.'
-        )
-    ranked = score(measure(params) if measure else weights)
+    check_finite(weights)
+    if measure:
+      weights = measure(params)
+      _check_measured(weights)
+    ranked = score(weights)
     _check_scores(ranked, counts)
     if pattern is None:
       return ranking.top_k(ranked, counts)
     return pattern.expand(pattern.choose(ranked), params)
 
   return prune
+
+
+def check_finite(weights: Weights) -> None:
+  """Raises a `ValueError` for weights that are not finite; it names the leaf.
+
+  Example:
+    >>> check_finite({'kernel': jnp.ones(2)})
+  """
+  for path, leaf in _on_host(weights):
+    if not np.isfinite(leaf).all():
+      raise ValueError(
+        f"Leaf '{selection.name_of(path)}' has weights that are not finite; "
+        'pruning would hide it. Look at how they were trained or loaded.'
+      )
+
+
+def _check_measured(values: Weights) -> None:
+  """Before a score may add floors, which are infinite."""
+  for path, leaf in _on_host(values):
+    if num_bad := np.size(leaf) - np.isfinite(leaf).sum():
+      raise ValueError(
+        f"Of leaf '{selection.name_of(path)}', {num_bad} measured values are "
+        'not finite. Look at the batches, and at the loss on them.'
+      )
 
 
 def _on_host(

@@ -84,6 +84,33 @@ def map_like(f: Callable, tree: Any, state: Any, *rest: Any) -> Any:
   return jax.tree_util.tree_map_with_path(visit, state, *rest)
 
 
+def restart(
+  inner: optax.GradientTransformation, keep: Any, state: Any, params: Params
+) -> Any:
+  """Begins the inner state of some weights anew, as `inner.init` would.
+
+  Moments become 0; copies of weights, which some states have, theirs.
+
+  Args:
+    inner: the transformation.
+    keep: tree of bool arrays like the params, of what goes on; `None` where all
+      does.
+    state: of `inner`.
+    params: as they are now.
+
+  Returns:
+    A state like `state`.
+
+  Example:
+    >>> inner, params = optax.trace(0.9), {'kernel': jnp.ones(2)}
+    >>> _, state = inner.update(params, inner.init(params))
+    >>> keep = {'kernel': jnp.array([True, False])}
+    >>> restart(inner, keep, state, params).trace
+    {'kernel': Array([1., 0.], dtype=float32)}
+  """
+  return map_like(jnp.where, keep, state, inner.init(params))
+
+
 def state_of(
   opt_state: optax.OptState, params: Params | None = None
 ) -> SparseState:

@@ -5,6 +5,7 @@ squares: min |X W - X V|^2 over V that is 0 where pruned. What removing a weight
 costs, and how the others move, follows from the inverse of H = X'X.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,8 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ong_jax import allocation, layerwise, masks, schedules, selection
+from ong_jax import allocation, layerwise, masks, selection
+from ong_jax.calibrated import check_batches
 from ong_jax.layers import Apply, Layer
+from ong_jax.pruners import check_finite
 from ong_jax.sweep import BLOCK, sweep
 from ong_jax.types import Allocation, Mask, Params, Predicate
 
@@ -25,7 +28,7 @@ def sparsegpt(
   *,
   sparsity: float | None = None,
   n_of_m: tuple[int, int] | None = None,
-  allocate: Allocation = allocation.uniform,
+  allocate: Allocation | None = None,
   damping: float = 0.01,
   sequential: bool = True,
   prunable: Predicate = selection.is_kernel,
@@ -45,8 +48,9 @@ def sparsegpt(
       for every layer. None is held.
     sparsity: fraction of the prunable weights to remove, in [0, 1).
     n_of_m: instead, (n, m): n of every m consecutive inputs are kept.
-    allocate: how the budget is split among leaves: by leaf, not `pooled`.
-      Inside a leaf, each block of 128 inputs has its share.
+    allocate: how the budget of `sparsity` is split among leaves: by leaf, not
+      `pooled`; by default `allocation.uniform`. Inside a leaf, each block of
+      128 inputs has its share. Inputs that are always 0 are the first to go.
     damping: what is added to the diagonal of H, as a fraction of its mean.
     sequential: whether a layer is shown what the pruned ones before it put out,
       as in the paper. If not, all are shown the dense network's, in one pass.
@@ -75,32 +79,15 @@ def sparsegpt(
            [3.]], dtype=float32), Array([[False],
            [ True]], dtype=bool))
   """
-  if (sparsity is None) == (n_of_m is None):
-    raise ValueError(
-      f'One of `sparsity` and `n_of_m` must be given; got {sparsity} and '
-      f'{n_of_m}.'
-    )
-  if n_of_m is None:
-    masks.check_sparsity(sparsity)
-  else:
-    _check_n_of_m(n_of_m)
   _check_damping(damping)
+  count = layerwise.counter(sparsity, n_of_m, allocate, prunable)
   visit = layerwise.in_order(apply, batches, _gram, sequential, prunable)
 
   def prune(params):
-    weights = selection.select(params, prunable)
-    counts = None
-    if n_of_m is None:
-      counts = allocate(weights, sparsity)
-      if isinstance(counts, int):
-        raise ValueError(
-          '`allocate` must split the budget by leaf, such as '
-          '`allocation.uniform` or `erk`: layers are pruned one by one.'
-        )
-      counts = jax.tree.leaves(counts)
+    counts = count(params)
 
     def operate(leaf, kernel, parts, grams):
-      shares = _shares(parts, None if counts is None else counts[leaf])
+      shares = _shares(parts, counts[leaf])
       return _operate(kernel, parts, grams, shares, None, n_of_m, damping)
 
     return visit(params, operate)
@@ -114,15 +101,15 @@ def compensate(
   *,
   damping: float = 0.01,
   sequential: bool = True,
-  prunable: Predicate = selection.is_kernel,
 ) -> Callable[[Params, Mask], Params]:
   """Makes what updates the weights that a given mask keeps.
 
   As `sparsegpt`, for a mask of any other method: the outputs of each layer
-  change least, of what a sweep over its inputs can reach.
+  change least, of what a sweep over its inputs can reach. What the mask has
+  `None` for is left as it is.
 
   Args:
-    apply, batches, damping, sequential, prunable: see `sparsegpt`.
+    apply, batches, damping, sequential: see `sparsegpt`.
 
   Returns:
     A function `(params, mask) -> params`, with zeros where pruned. The params
@@ -139,25 +126,45 @@ def compensate(
            [3.]], dtype=float32)
   """
   _check_damping(damping)
-  visit = layerwise.in_order(apply, batches, _gram, sequential, prunable)
+
+  @functools.cache  # By what is masked: it keeps its programs.
+  def visit(names):
+    def masked(path, leaf):
+      del leaf
+      return selection.name_of(path) in names
+
+    return masked, layerwise.in_order(apply, batches, _gram, sequential, masked)
+
+  check_batches(batches)
 
   def update(params, mask):
     masks.check_like(params, mask)
-    given = jax.tree.leaves(
-      jax.tree.map(
-        lambda w, m: jnp.ones(w.shape, bool) if m is None else m,
-        selection.select(params, prunable),
-        mask,
-      )
+    names = frozenset(
+      selection.name_of(path)
+      for path, m in _with_paths(params, mask)
+      if m is not None
     )
+    if not names:
+      return params
+    masked, go = visit(names)
+    check_finite(selection.select(params, masked))
+    given = jax.tree.leaves(mask)
 
     def operate(leaf, kernel, parts, grams):
       shares = [None] * len(parts)
       return _operate(kernel, parts, grams, shares, given[leaf], None, damping)
 
-    return visit(params, operate)[0]
+    return go(params, operate)[0]
 
   return update
+
+
+def _with_paths(params: Params, mask: Mask) -> list[tuple[Any, Any]]:
+  """The path of each leaf of the params, and its mask."""
+  leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
+  return [
+    (path, m) for (path, _), m in zip(leaves, treedef.flatten_up_to(mask))
+  ]
 
 
 def _gram(x):
@@ -167,7 +174,6 @@ def _gram(x):
 
 def _operate(kernel, parts, grams, shares, given, n_of_m, damping):
   """Sweeps through the parts of one leaf: its new weights and mask."""
-  _check_met_once(parts)
   flat, kept = kernel.ravel(), jnp.zeros(kernel.size, bool)
   for part, gram, share in zip(parts, grams, shares):
     own = None if given is None else given.ravel()[part.index]
@@ -207,23 +213,6 @@ def _check_finite(layer: Layer, w: jax.Array) -> None:
   )
 
 
-def _check_met_once(parts: list[Layer]) -> None:
-  index = np.concatenate([part.index.ravel() for part in parts])
-  if len(np.unique(index)) < len(index):
-    raise ValueError(
-      f"Leaf '{parts[0].name}' is multiplied in two different ways; what makes "
-      'up for its pruning in one does not in the other. Pass a `prunable` '
-      'that leaves it out.'
-    )
-
-
 def _check_damping(damping: float) -> None:
   if not 0 < damping < math.inf:
     raise ValueError(f'`damping` must be above 0 and finite; got {damping}.')
-
-
-def _check_n_of_m(n_of_m: tuple[int, int]) -> None:
-  n, m = n_of_m
-  schedules.check_steps(n=n, m=m)
-  if n >= m:
-    raise ValueError(f'`n`={n} must be below `m`={m}.')

@@ -54,7 +54,8 @@ def sweep(
     )
 
   def one(w, gram, counts, given):
-    w, upper = _upper(w, gram, damping)
+    dead, upper = _upper(gram, damping)
+    dead = jnp.pad(dead, (0, missing))[:, None]
     w = jnp.pad(w.astype(upper.dtype), pad)
     upper = jax.scipy.linalg.block_diag(upper, jnp.eye(missing))
     real = jnp.pad(jnp.ones((fan_in, outputs), bool), pad)
@@ -67,12 +68,13 @@ def sweep(
       take = functools.partial(
         jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=block
       )
-      rows, d, ours = take(w), take(diagonal), take(real)
+      rows, d, ours, gone = (take(x) for x in (w, diagonal, real, dead))
       triangle = jax.lax.dynamic_slice(upper, (start, start), (block, block))
 
       def sweep_group(g, carry):
         rows, _, _ = carry
-        scores = jnp.where(ours, jnp.square(rows / d), -jnp.inf)
+        scores = jnp.where(gone, -1.0, jnp.square(rows / d))
+        scores = jnp.where(ours, scores, -jnp.inf)
         i = g * size
         part = jax.lax.dynamic_slice_in_dim(scores, i, size)
         chosen = choose(part, start + i, counts, given)
@@ -114,15 +116,15 @@ def sweep(
   return jax.vmap(one)(w, gram, counts, given)
 
 
-def _upper(w, gram, damping):
-  """The weights, and U with H^-1 = U'U; inputs that are always 0 are gone."""
+def _upper(gram, damping):
+  """Which inputs are always 0, and U with H^-1 = U'U."""
   diagonal = jnp.diagonal(gram)
   dead = diagonal == 0
   identity = jnp.eye(len(gram), dtype=gram.dtype)
   gram += identity * (dead + damping * diagonal.mean())
   factor = jax.scipy.linalg.cho_factor(gram)
   inverse = jax.scipy.linalg.cho_solve(factor, identity)
-  return jnp.where(dead[:, None], 0, w), jnp.linalg.cholesky(inverse).T
+  return dead, jnp.linalg.cholesky(inverse).T
 
 
 def _highest(scores, k, axis):

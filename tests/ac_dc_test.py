@@ -195,6 +195,18 @@ class AcDcTest(parameterized.TestCase):
     with self.assertRaisesRegex(TypeError, r'got 5. .* pass \[5\].$'):
       ac_dc(sparsity=0.5, boundaries=5)
 
+  def test_copies_of_weights_begin_again_with_them(self):
+    """Schedule-free averages from there; from 0 it would forget everything."""
+    inner = optax.contrib.schedule_free_sgd(0.1)
+    own = ac_dc(sparsity=0.75, boundaries=[2, 4, 9])
+    tx, grads = own.transform(inner), jax.tree.map(jnp.zeros_like, PARAMS)
+    params, state = PARAMS, tx.init(PARAMS)
+    for _ in range(4):
+      updates, state = tx.update(grads, state, params)
+      params = optax.apply_updates(params, updates)
+    chex.assert_trees_all_close(state.inner_state.z, params)
+    self.assertTrue(params['a']['bias'].any())
+
 
 if __name__ == '__main__':
   absltest.main()

@@ -71,6 +71,28 @@ class SensitivityTest(parameterized.TestCase):
     calibrated.sensitivity(find, Batches())(PARAMS)
     self.assertLessEqual(most, 3)  # The next, the last, and JAX's own.
 
+  def test_half_precision_is_added_up_in_float32(self):
+    params = {'kernel': jnp.ones((1, 2), jnp.bfloat16)}
+    ones = [jnp.ones((1, 2))] * 300
+    found = calibrated.sensitivity(lambda p, b: jnp.sum(p['kernel'] * b), ones)
+    np.testing.assert_array_equal(found(params)['kernel'], [[1.0, 1.0]])
+
+  def test_what_is_no_weight_need_not_be_differentiable(self):
+    params = PARAMS | {'steps': jnp.array(3)}
+    expected = ong_jax.snip(loss, BATCHES, sparsity=0.5)(PARAMS)
+    found = ong_jax.snip(loss, BATCHES, sparsity=0.5)(params)
+    np.testing.assert_array_equal(found['kernel'], expected['kernel'])
+    ong_jax.grasp(loss, BATCHES, sparsity=0.5)(params)
+
+  def test_infinite_gradients_are_no_floors(self):
+    prune = ong_jax.snip(
+      lambda p, b: jnp.sum(p['kernel'] * b),
+      [jnp.array([[jnp.inf, 1.0]])],
+      sparsity=0.5,
+    )
+    with self.assertRaisesRegex(ValueError, '1 measured values are not finite'):
+      prune({'kernel': jnp.ones((1, 2))})
+
   def test_snip_keeps_the_most_sensitive(self):
     mask = ong_jax.snip(loss, BATCHES, sparsity=0.5)(PARAMS)
     found = np.abs(W * gradient(W))
@@ -138,7 +160,7 @@ class BatchesTest(absltest.TestCase):
         make(loss, [], sparsity=0.5)(PARAMS)
       with self.assertRaisesRegex(ValueError, '`sparsity` must be'):
         make(loss, BATCHES, sparsity=1.0)
-      with self.assertRaisesRegex(ValueError, "'kernel' has 18 NaN scores"):
+      with self.assertRaisesRegex(ValueError, "'kernel', 18 measured values"):
         nan = [jax.tree.map(lambda x: x * jnp.nan, BATCHES[0])]
         make(loss, nan, sparsity=0.5)(PARAMS)
 

@@ -132,6 +132,14 @@ class FlowTest(parameterized.TestCase):
     self.assertEqual(float(weights['fc']['kernel'][0, 0]), 2)
     self.assertEqual(int(rest['steps']), 3)
 
+  def test_jitted_it_is_one_loop(self):
+    params, run = _mlp()
+    prune = flow.synflow(run, sparsity=0.8, rounds=10)
+    expected, found = prune(params), jax.jit(prune)(params)
+    for a, b in zip(*map(jax.tree.leaves, (expected, found))):
+      np.testing.assert_array_equal(a, b)
+    self.assertIn('while', str(jax.make_jaxpr(prune)(params)))
+
   def test_refuses(self):
     params, run = _mlp()
     with self.assertRaisesRegex(ValueError, '`rounds` must be an integer'):

@@ -4,7 +4,14 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 import ong_jax
-from ong_jax import layerwise, patterns, saliency, scores, selection
+from ong_jax import (
+  allocation,
+  layerwise,
+  patterns,
+  saliency,
+  scores,
+  selection,
+)
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 8)) * np.arange(1, 9)
@@ -109,10 +116,50 @@ class WandaTest(parameterized.TestCase):
     self.assertTrue((found != mask['second']['kernel']).any())
 
   def test_keeps_n_of_every_m(self):
-    pattern = patterns.n_of_m(2, 4)
-    mask = ong_jax.wanda(dense, BATCHES, pattern=pattern)(PARAMS)
+    mask = ong_jax.wanda(dense, BATCHES, n_of_m=(2, 4))(PARAMS)
     groups = np.asarray(mask['kernel']).reshape(2, 4, 4)
     np.testing.assert_array_equal(groups.sum(1), 2)
+
+  def test_axes_of_inputs_are_those_of_the_program(self):
+    """Of a kernel [outputs, inputs], and of one with many axes."""
+
+    def named(path, leaf):
+      return selection.name_of(path) == 'weight'
+
+    expected = ong_jax.wanda(dense, BATCHES, sparsity=0.5)(PARAMS)['kernel']
+    mask = ong_jax.wanda(
+      lambda p, x: x @ p['weight'].T, BATCHES, sparsity=0.5, prunable=named
+    )({'weight': PARAMS['kernel'].T})
+    np.testing.assert_array_equal(mask['weight'].T, expected)
+    heads = {'q_proj': {'kernel': PARAMS['kernel'].reshape(8, 2, 2)}}
+    for budget in ({'sparsity': 0.5}, {'n_of_m': (2, 4)}):
+      mask = ong_jax.wanda(
+        lambda p, x: jnp.einsum('bi,iho->bho', x, p['q_proj']['kernel']),
+        BATCHES,
+        **budget,
+      )(heads)['q_proj']['kernel']
+      other = ong_jax.wanda(dense, BATCHES, **budget)(PARAMS)['kernel']
+      np.testing.assert_array_equal(mask.reshape(8, 4), other)
+
+  def test_leaves_may_have_their_own_sparsity(self):
+    allocate = allocation.with_own(
+      lambda path, leaf: 0.75 if path[0].key == 'first' else None
+    )
+    mask = ong_jax.wanda(network, BATCHES, sparsity=0.6, allocate=allocate)(TWO)
+    np.testing.assert_array_equal(mask['first']['kernel'].sum(0), 2)
+    self.assertEqual(sum(int(m.sum()) for m in jax.tree.leaves(mask)), 77)
+
+  def test_sees_what_the_network_has_become(self):
+    scale = [1.0]
+
+    def changing(params, x):
+      return x * jnp.array([scale[0]] + [1.0] * 7) @ params['kernel']
+
+    first = ong_jax.wanda(changing, BATCHES, sparsity=0.5)(PARAMS)
+    scale[0] = 1e6
+    second = ong_jax.wanda(changing, BATCHES, sparsity=0.5)(PARAMS)
+    self.assertTrue(second['kernel'][0].all())
+    self.assertFalse(first['kernel'][0].all())
 
   def test_leaves_out_what_is_not_prunable(self):
     def prunable(path, leaf):
@@ -123,17 +170,30 @@ class WandaTest(parameterized.TestCase):
     self.assertEqual(int(mask['second']['kernel'].sum()), 32)
 
   def test_refuses(self):
-    with self.assertRaisesRegex(ValueError, 'One of `sparsity` and `pattern`'):
+    with self.assertRaisesRegex(ValueError, 'One of `sparsity` and `n_of_m`'):
       ong_jax.wanda(dense, BATCHES)
     with self.assertRaisesRegex(TypeError, '`batches` must be a list'):
       ong_jax.wanda(dense, iter(BATCHES), sparsity=0.5)
     with self.assertRaisesRegex(ValueError, 'at least one batch'):
       ong_jax.wanda(dense, [], sparsity=0.5)(PARAMS)
-    with self.assertRaisesRegex(ValueError, "'kernel' has 32 NaN scores"):
+    with self.assertRaisesRegex(ValueError, "'kernel' are not finite"):
       ong_jax.wanda(dense, [X * np.nan], sparsity=0.5)(PARAMS)
     with self.assertRaisesRegex(ValueError, 'has weights that are not finite'):
       nan = jax.tree.map(lambda x: x * jnp.nan, PARAMS)
       ong_jax.wanda(dense, BATCHES, sparsity=0.5)(nan)
+    with self.assertRaisesRegex(ValueError, '`allocate` must split'):
+      ong_jax.wanda(dense, BATCHES, sparsity=0.5, allocate=allocation.pooled)(
+        PARAMS
+      )
+    with self.assertRaisesRegex(ValueError, '`allocate` is for `sparsity`'):
+      ong_jax.wanda(dense, BATCHES, n_of_m=(2, 4), allocate=allocation.uniform)
+    with self.assertRaisesRegex(ValueError, "'kernel' is multiplied in two"):
+      ong_jax.wanda(
+        lambda p, x: x @ p['kernel'] @ p['kernel'].T, BATCHES, sparsity=0.5
+      )(PARAMS)
+    for batches in ({'x': BATCHES[0]}, tuple(BATCHES), BATCHES[0]):
+      with self.assertRaisesRegex(TypeError, 'looks like a single one'):
+        ong_jax.wanda(dense, batches, sparsity=0.5)
 
 
 if __name__ == '__main__':

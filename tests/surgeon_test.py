@@ -140,6 +140,21 @@ class SurgeonTest(parameterized.TestCase):
     self.assertFalse(np.asarray(params['kernel'])[3].any())
     self.assertTrue(np.isfinite(params['kernel']).all())
 
+  def test_of_a_mask_only_what_it_has_is_updated(self):
+    batches = [b.at[:, 3].set(0) for b in BATCHES]
+    update = surgeon.compensate(dense, batches)
+    everything = {'kernel': jnp.ones((12, 5), bool), 'bias': None}
+    found = update(PARAMS, everything)
+    np.testing.assert_array_equal(found['kernel'], PARAMS['kernel'])
+    two = {'a': PARAMS, 'b': {'kernel': jnp.ones((5, 2))}}
+    half = jnp.arange(10).reshape(5, 2) % 2 == 0
+    mask = jax.tree.map(lambda _: None, two) | {'b': {'kernel': half}}
+    found = surgeon.compensate(
+      lambda p, x: dense(p['a'], x) @ p['b']['kernel'], BATCHES
+    )(two, mask)
+    self.assertIs(found['a']['kernel'], PARAMS['kernel'])
+    np.testing.assert_array_equal(found['b']['kernel'] != 0, half)
+
   def test_later_layers_see_what_the_pruned_ones_put_out(self):
     keys = jax.random.split(jax.random.key(0), 3)
     params = {
@@ -185,6 +200,9 @@ class SurgeonTest(parameterized.TestCase):
       )(PARAMS)
     with self.assertRaisesRegex(ValueError, "'kernel' make no positive"):
       surgeon.sparsegpt(dense, [BATCHES[0] * jnp.nan], sparsity=0.5)(PARAMS)
+    with self.assertRaisesRegex(ValueError, 'weights that are not finite'):
+      nan = jax.tree.map(lambda x: x * jnp.nan, PARAMS)
+      surgeon.sparsegpt(dense, BATCHES, sparsity=0.5)(nan)
     with self.assertRaisesRegex(ValueError, 'at least one batch'):
       surgeon.sparsegpt(dense, [], sparsity=0.5)(PARAMS)
     with self.assertRaisesRegex(ValueError, "'kernel' is multiplied in two"):

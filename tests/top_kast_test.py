@@ -268,6 +268,25 @@ class TopKastTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, message):
       top_kast(**SETTINGS | bad)
 
+  def test_copies_of_weights_come_with_what_enters(self):
+    inner = optax.contrib.schedule_free_sgd(0.1)
+    own = top_kast(sparsity=0.75, backward_sparsity=0.5, penalty=0)
+    tx = own.transform(inner)
+    state = tx.init(PARAMS)
+    # All that was trained shrinks away, and others enter.
+    grads = jax.tree.map(lambda p: 9.9 * p, PARAMS)
+    updates, after = jax.jit(tx.update)(grads, state, PARAMS)
+    params = optax.apply_updates(PARAMS, updates)
+    before, backward = (s.inner_state.backward for s in (state, after))
+    entered = 0
+    for name in 'ab':
+      new = np.asarray(backward[name]['kernel'] & ~before[name]['kernel'])
+      entered += new.sum()
+      z = np.asarray(after.inner_state.inner_state.z[name]['kernel'])
+      np.testing.assert_array_equal(z[new], params[name]['kernel'][new])
+      np.testing.assert_array_equal(z[~np.asarray(backward[name]['kernel'])], 0)
+    self.assertGreater(entered, 0)
+
 
 if __name__ == '__main__':
   absltest.main()

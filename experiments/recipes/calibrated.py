@@ -6,7 +6,7 @@ from typing import Any
 import ong_jax
 from experiments import plan
 from experiments.plan import Run, Segment
-from ong_jax import patterns, scores
+from ong_jax import scores
 from ong_jax.calibrated import gradient_flow, sensitivity
 
 _TEMPERATURE = 200.0  # Of the logits for GraSP, as in its paper.
@@ -63,13 +63,8 @@ def wanda(
   run: Run, *, batches: int = _ten, m: int = 0, retraining: str = 'llr'
 ) -> list[Segment]:
   """Prunes by weights and activations; of every m inputs, if it is not 0."""
-  pattern = (
-    patterns.n_of_m(plan.kept_of(run, m), m)
-    if m
-    else patterns.per_output(run.config.sparsity)
-  )
   pruner = ong_jax.wanda(
-    run.calibration.logits, run.calibration.batches(batches), pattern=pattern
+    run.calibration.logits, run.calibration.batches(batches), **_budget(run, m)
   )
   return plan.once(run, pruner, retraining)
 
@@ -80,20 +75,23 @@ def sparsegpt(
   batches: int = _ten,
   m: int = 0,
   damping: float = 0.01,
-  allocate: str = 'uniform',
   retraining: str = 'llr',
 ) -> list[Segment]:
   """Prunes and updates, layer by layer; of every m inputs, if it is not 0."""
   prune = ong_jax.sparsegpt(
     run.calibration.logits,
     run.calibration.batches(batches),
-    sparsity=None if m else run.config.sparsity,
-    n_of_m=(plan.kept_of(run, m), m) if m else None,
-    allocate=plan.choose('allocate', allocate, plan.ALLOCATIONS),
     damping=damping,
+    **_budget(run, m),
   )
   *before, segment = plan.once(run, ong_jax.magnitude(sparsity=0), retraining)
   return [*before, segment._replace(prune=lambda params, mask: prune(params))]
+
+
+def _budget(run: Run, m: int) -> dict[str, Any]:
+  if m:
+    return {'n_of_m': (plan.kept_of(run, m), m)}
+  return {'sparsity': run.config.sparsity}
 
 
 def _by_measure(

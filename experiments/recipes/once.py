@@ -7,7 +7,7 @@ import jax
 import ong_jax
 from experiments import plan
 from experiments.plan import Run, Segment
-from ong_jax import nmf, patterns, saliency, scores, selection
+from ong_jax import nmf, patterns, saliency, schedules, scores, selection
 
 SALIENCIES = {
   f.__name__: f
@@ -92,6 +92,7 @@ def magnitude_blocks(
   retraining: str = 'llr',
 ) -> list[Segment]:
   """Prunes once, whole blocks of so many inputs and outputs."""
+  schedules.check_steps(inputs=inputs, outputs=outputs)
   pattern = patterns.blocks(
     (inputs, outputs),
     run.config.sparsity,

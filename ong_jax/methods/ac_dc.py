@@ -1,5 +1,6 @@
 """AC/DC: alternating compressed and decompressed training."""
 
+import functools
 import itertools
 import numbers
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from ong_jax import allocation, ranking, scores, selection
 from ong_jax.method import SparseMethod, prunes_to
 from ong_jax.pruners import magnitude
-from ong_jax.states import map_like, remask
+from ong_jax.states import remask, restart
 from ong_jax.transforms import masked_transform
 from ong_jax.types import Allocation, Predicate
 
@@ -28,9 +29,9 @@ def ac_dc(
   largest weights, after boundaries[1] all weights train again, after
   boundaries[2] the largest are chosen anew, and so on; within a phase the mask
   does not change. Pruned weights are 0, and start at 0 when they are restored.
-  Then the moments of all parameters become 0, too: all that mirrors a parameter
-  in the state of the inner optimizer. When pruning, only those of what is
-  pruned. Which phase it is depends on the count of steps alone.
+  Then the moments of all parameters begin again, too: all that mirrors a
+  parameter in the state of the inner optimizer. When pruning, only those of
+  what is pruned. Which phase it is depends on the count of steps alone.
 
   The params at the end of the last dense phase, after boundaries[-1] - 1 steps,
   are a dense model that training makes by the way: keep them if you want it.
@@ -75,7 +76,7 @@ def ac_dc(
   at_first = sparsity if boundaries[0] == 0 else 0
   first = magnitude(sparsity=at_first, allocate=allocate, prunable=prunable)
 
-  def renew(params, state):
+  def renew(inner, params, state):
     weights = selection.select(params, prunable)
     counts = allocate(weights, sparsity)
     ends = jnp.array(boundaries, jnp.int32)
@@ -89,18 +90,17 @@ def ac_dc(
         lambda: ranking.top_k(scores.magnitude(weights), counts),
       ],
     )
-    restored = due & ~compressed
     state = remask(state, mask)
+    goes_on = ~due | compressed
+    keep = jax.tree.map(lambda p: jnp.broadcast_to(goes_on, p.shape), params)
     return state._replace(
-      inner_state=map_like(
-        lambda _, x: jnp.where(restored, jnp.zeros_like(x), x),
-        params,
-        state.inner_state,
-      )
+      inner_state=restart(inner, keep, state.inner_state, params)
     )
 
   return SparseMethod(
-    lambda inner: masked_transform(inner, first, renew),
+    lambda inner: masked_transform(
+      inner, first, functools.partial(renew, inner)
+    ),
     init=prunes_to(sparsity, allocate, prunable),
   )
 

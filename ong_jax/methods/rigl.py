@@ -44,8 +44,9 @@ def rigl(
   Args:
     key: of the random mask, and of the order of gradients that are 0.
     pattern: the budget, and what competes for it: `patterns.unstructured` or
-      `n_of_m`. An update is of each leaf, or of all if the allocation is
-      `pooled`; then densities of layers drift.
+      `n_of_m`; of `blocks`, whole ones are replaced, about as many. An update
+      is of each leaf, or of all if the allocation is `pooled`; then densities
+      of layers drift.
     interval: steps between two updates of the mask, and before the first.
     fractions: z, one for each update, in [0, 1): `schedules.cosine_decay(0.3,
       num_updates)` in the paper, for the first three quarters of training. Then

@@ -15,7 +15,7 @@ from ong_jax.states import (
   SparseState,
   check_given,
   first_mask,
-  map_like,
+  restart,
   state_of,
 )
 from ong_jax.types import Allocation, Mask, Predicate
@@ -123,11 +123,8 @@ def top_kast(
         lambda: (forward, backward),
       )
       stays = jax.tree.map(jnp.logical_and, backward, chosen)
-      inner_state = map_like(
-        lambda keep, x: jnp.where(keep, x, jnp.zeros_like(x)),
-        stays,
-        inner_state,
-      )
+      shown = masks.apply_mask(after, chosen)
+      inner_state = restart(inner, stays, inner_state, shown)
       return updates, SparseState(count, forward, _Inner(chosen, inner_state))
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

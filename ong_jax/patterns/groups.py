@@ -37,7 +37,7 @@ def n_of_m(n: int, m: int, inputs: InputAxes = selection.input_axes) -> Pattern:
     leaves, treedef = jax.tree.flatten(scores)
     shapes = selection.matrix_shapes(scores, inputs)
     kept = treedef.unflatten(
-      _best_of_groups(s.reshape(shape), n, m).reshape(s.shape)
+      best_of_groups(s.reshape(shape), n, m).reshape(s.shape)
       for s, shape in zip(leaves, shapes)
     )
     if not any(cuts):
@@ -73,7 +73,7 @@ def num_kept(scores: Scores, n: int, m: int, inputs: InputAxes) -> Counts:
   )
 
 
-def _best_of_groups(rows: jax.Array, n: int, m: int) -> jax.Array:
+def best_of_groups(rows: jax.Array, n: int, m: int) -> jax.Array:
   """Ranks by comparing each with the m - 1 others: no sort, ties exact.
 
   Args:
@@ -82,6 +82,10 @@ def _best_of_groups(rows: jax.Array, n: int, m: int) -> jax.Array:
 
   Returns:
     bool [fan_in, outputs].
+
+  Example:
+    >>> best_of_groups(jnp.array([[3.0], [5.0], [4.0]]), 1, 2).ravel()
+    Array([False,  True,  True], dtype=bool)
   """
   rows = jnp.where(jnp.isnan(rows), -jnp.inf, rows)
   fan_in, outputs = rows.shape

@@ -93,7 +93,7 @@ def per_output(
     counts = after_cuts(allocation.uniform(scores, sparsity), cuts, row)
     leaves, treedef = jax.tree.flatten(scores)
     return treedef.unflatten(
-      _best_of_columns(s.reshape(shape), count).reshape(s.shape)
+      best_of_columns(s.reshape(shape), count).reshape(s.shape)
       for s, count, shape in zip(
         leaves,
         treedef.flatten_up_to(counts),
@@ -104,8 +104,14 @@ def per_output(
   return Pattern(choose)
 
 
-def _best_of_columns(scores: jax.Array, count: jax.Array) -> jax.Array:
-  """Keeps `count` of [fan_in, outputs], as many in each column, up to one."""
+def best_of_columns(scores: jax.Array, count: jax.Array) -> jax.Array:
+  """Keeps `count` of [fan_in, outputs], as many in each column, up to one.
+
+  Example:
+    >>> best_of_columns(jnp.array([[3.0, 1.0], [2.0, 5.0]]), 2)
+    Array([[ True, False],
+           [False,  True]], dtype=bool)
+  """
   outputs = scores.shape[1]
   each = count // outputs + (jnp.arange(outputs) < count % outputs)
   # Stable, so that of equals the first stays; NaN is last.
