@@ -85,7 +85,9 @@ PRUNERS = {  # (key, sparsity) -> pruner
   'random': lambda key, s: pruners.random(key, sparsity=s),
   'lamp': lambda key, s: pruners.one_shot(SCORES['lamp'], s),
   'normalized': lambda key, s: pooled('normalized', s),
-  'by_pattern': lambda key, s: pruners.by_pattern(patterns.unstructured(s)),
+  'by_pattern': lambda key, s: pruners.one_shot(
+    scores.magnitude, pattern=patterns.unstructured(s)
+  ),
 }
 
 
@@ -372,8 +374,11 @@ class ErrorsTest(parameterized.TestCase):
 
   def test_of_a_pattern_refuses_what_is_none_and_what_is_not_finite(self):
     with self.assertRaisesRegex(TypeError, '^`pattern` must be .*; got 0.5.$'):
-      pruners.by_pattern(0.5)
-    prune = pruners.by_pattern(patterns.n_of_m(1, 2), score=never)
+      pruners.one_shot(never, pattern=0.5)
+    for both in ({}, {'sparsity': 0.5, 'pattern': patterns.n_of_m(1, 2)}):
+      with self.assertRaisesRegex(ValueError, '^One of `sparsity` and `pat'):
+        pruners.one_shot(never, **both)
+    prune = pruners.one_shot(never, pattern=patterns.n_of_m(1, 2))
     with self.assertRaisesRegex(ValueError, "^Leaf 'kernel' .* not finite"):
       prune({'kernel': jnp.array([[1.0], [jnp.nan]])})
 
