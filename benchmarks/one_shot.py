@@ -23,10 +23,10 @@ import ong_jax
 from experiments import calibration, report, run
 from experiments.config import Config
 from ong_jax import (
+  activations,
   allocation,
   calibrated,
   flow,
-  layerwise,
   patterns,
   saliency,
   scores,
@@ -93,7 +93,7 @@ def _rows(data: calibration.Calibration) -> dict[str, Callable]:
     )
   }
   recon_mag = scores.ong(jax.random.key(0), saliency=saliency.recon_mag)
-  fed = layerwise.activations(data.logits, batches)
+  fed = activations.weighted_magnitude(data.logits, batches)
   return {
     'magnitude': once(scores.magnitude),
     'magnitude, uniform': once(scores.magnitude, allocation.uniform),

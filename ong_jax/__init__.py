@@ -1,5 +1,6 @@
 """Sparse training in JAX: pruners, masks, and optax transformations."""
 
+from ong_jax import activations as activations
 from ong_jax import allocation as allocation
 from ong_jax import calibrated as calibrated
 from ong_jax import channels as channels
@@ -14,10 +15,10 @@ from ong_jax import scores as scores
 from ong_jax import selection as selection
 from ong_jax import starts as starts
 from ong_jax import taylor as taylor
+from ong_jax.activations import wanda as wanda
 from ong_jax.calibrated import grasp as grasp
 from ong_jax.calibrated import snip as snip
 from ong_jax.flow import synflow as synflow
-from ong_jax.layerwise import wanda as wanda
 from ong_jax.masks import apply_mask as apply_mask
 from ong_jax.masks import pack as pack
 from ong_jax.masks import sparsity as sparsity
