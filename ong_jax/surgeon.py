@@ -126,6 +126,7 @@ def compensate(
            [3.]], dtype=float32)
   """
   _check_damping(damping)
+  check_batches(batches)
 
   @functools.cache  # By what is masked: it keeps its programs.
   def visit(names):
@@ -135,14 +136,11 @@ def compensate(
 
     return masked, layerwise.in_order(apply, batches, _gram, sequential, masked)
 
-  check_batches(batches)
-
   def update(params, mask):
     masks.check_like(params, mask)
     names = frozenset(
       selection.name_of(path)
-      for path, m in _with_paths(params, mask)
-      if m is not None
+      for path, _ in jax.tree_util.tree_leaves_with_path(mask)
     )
     if not names:
       return params
@@ -157,14 +155,6 @@ def compensate(
     return go(params, operate)[0]
 
   return update
-
-
-def _with_paths(params: Params, mask: Mask) -> list[tuple[Any, Any]]:
-  """The path of each leaf of the params, and its mask."""
-  leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
-  return [
-    (path, m) for (path, _), m in zip(leaves, treedef.flatten_up_to(mask))
-  ]
 
 
 def _gram(x):

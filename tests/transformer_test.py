@@ -161,6 +161,11 @@ class TransformerTest(parameterized.TestCase):
       )
 
     self.assertLess(error(params), error(alone))
+    mask = ong_jax.magnitude(sparsity=0.5)(PARAMS)
+    updated = ong_jax.compensate(apply, BATCHES)(PARAMS, mask)
+    alone = ong_jax.apply_mask(PARAMS, mask)
+    self.assertLess(error(updated), error(alone))
+    self.assertEqual(jax.tree.structure(updated), jax.tree.structure(PARAMS))
 
   def test_counts_by_leaf_are_those_of_other_networks(self):
     mask = ong_jax.random(
