@@ -13,7 +13,7 @@ References:
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -23,32 +23,48 @@ from flax.core import FrozenDict
 from experiments import config, groups
 
 
-def signed(
-  key: jax.Array, shape: Sequence[int], dtype: jax.typing.DTypeLike
-) -> jax.Array:
-  """Draws signs, and gives all weights of a kernel one size: sqrt(2 / fan_in).
+def _initializer(
+  draw: Callable[[jax.Array, tuple[int], int], jax.Array],
+) -> nn.initializers.Initializer:
+  """Makes an initializer of a function `(key, shape, fan_in) -> array`.
 
-  For supermasks, where no weight is to matter for its size.
-
-  References:
-    Ramanujan et al., What's hidden in a randomly weighted neural network?,
-    2020, arXiv:1911.13299.
-
-  Example:
-    >>> abs(signed(jax.random.key(0), (8, 1), jnp.float32))[0]
-    Array([0.5], dtype=float32)
+  It draws one long vector: the same numbers as in an array of four axes, and a
+  program that XLA compiles for a CPU in a quarter of the time.
   """
-  fan_in = math.prod(shape[:-1])
-  return jax.random.rademacher(key, shape, dtype) * math.sqrt(2 / fan_in)
+
+  def initialize(key, shape, dtype=jnp.float32):
+    drawn = draw(key, (math.prod(shape),), math.prod(shape[:-1]))
+    return drawn.reshape(shape).astype(dtype)
+
+  return initialize
 
 
-# 'torch' is the default of PyTorch's layers, uniform within 1 / sqrt(fan_in);
-# 'lecun' is Flax's own; 'he' is not truncated, unlike JAX's `he_normal`.
+def _he(key, shape, fan_in):  # Not truncated, unlike JAX's `he_normal`.
+  return jax.random.normal(key, shape) * jnp.sqrt(2 / fan_in)
+
+
+def _lecun(key, shape, fan_in):  # Flax's own.
+  scale = jnp.sqrt(1 / fan_in) / 0.87962566103423978  # Of one cut off at 2.
+  return jax.random.truncated_normal(key, -2, 2, shape) * scale
+
+
+def _torch(key, shape, fan_in):  # The default of PyTorch's layers.
+  bound = 1 / math.sqrt(fan_in)
+  return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+
+
+def _signed(key, shape, fan_in):
+  # Signs of one size, for supermasks, where no weight is to matter for its own
+  # (Ramanujan et al., What's hidden in a randomly weighted neural network?,
+  # 2020, arXiv:1911.13299).
+  return jax.random.rademacher(key, shape, jnp.float32) * math.sqrt(2 / fan_in)
+
+
 INITIALIZERS = {
-  'torch': nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform'),
-  'lecun': nn.initializers.lecun_normal(),
-  'he': nn.initializers.variance_scaling(2.0, 'fan_in', 'normal'),
-  'signed': signed,
+  'torch': _initializer(_torch),
+  'lecun': _initializer(_lecun),
+  'he': _initializer(_he),
+  'signed': _initializer(_signed),
 }
 
 

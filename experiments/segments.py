@@ -195,7 +195,7 @@ def _train(
     if keep_at is not None and step < keep_at:
       todo = min(todo, keep_at - step)
     if on_cpu:
-      todo = min(todo, _CPU_STEPS)
+      todo = min(todo, 1 if compiles else _CPU_STEPS)
     begun = time.monotonic()
     state = jax.block_until_ready(loop(state, setup.train_data, todo))
     seconds = time.monotonic() - begun

@@ -208,7 +208,7 @@ class InitTest(parameterized.TestCase):
 
   def test_signed_kernels_have_one_size_and_both_signs(self):
     # A 3x3 kernel of 2 channels: fan-in 18.
-    kernel = models.signed(jax.random.key(0), (3, 3, 2, 500), jnp.float32)
+    kernel = models.INITIALIZERS['signed'](jax.random.key(0), (3, 3, 2, 500))
     self.assertEqual(set(np.unique(abs(kernel))), {np.float32(1 / 3)})
     # Of 9,000 signs, 5 deviations of 47 from half.
     self.assertBetween(int((kernel > 0).sum()), 4_263, 4_737)
