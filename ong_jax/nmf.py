@@ -1,26 +1,30 @@
 """Non-negative matrix factorization, V ~ W H, in jitted `jax.numpy`.
 
-Nothing here knows of pruning. Every factorization is a function of arrays, can
-be mapped by `jax.vmap` over matrices of one shape, and never forms anything
-larger than V.
+Nothing here knows of pruning. All matrices of a network are factorized in one
+program, which reads each of them twice per sweep and never forms anything
+larger.
 """
 
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ong_jax.starts import Start, random_start
+from ong_jax import packing
+from ong_jax.starts import Start, random_factors, random_start
 
 _CHECK_EVERY = 10  # Sweeps between two looks at the loss.
+_ROW_PASSES = 3  # Of coordinate descent over W, while V is read once for it,
+_COLUMN_PASSES = 8  # and over H, which as a rule is shorter.
 _TINY = 1e-12  # Of V's mean: what denominators are kept above.
 
 
 class NMF(NamedTuple):
-  """A factorization of V [m, n]."""
+  """A factorization of V [m, n]; of many, lists and [matrices]."""
 
   w: jax.Array  # [m, rank], non-negative.
   h: jax.Array  # [rank, n], non-negative.
@@ -29,73 +33,171 @@ class NMF(NamedTuple):
 
 
 class Solver(NamedTuple):
-  """How factors improve: one sweep over both, and the loss it lowers."""
+  """How factors improve: one sweep over all of them, and the loss it lowers.
+
+  Both work on packed matrices, divided by their means, and on packed factors.
+  """
 
   sweep: Callable  # (v, w, h) -> (w, h)
-  loss: Callable  # (v, w, h) -> []
+  loss: Callable  # (v, w, h) -> [matrices]
+  degree: int  # The loss of c V and c W H is c**degree times that of V and W H.
 
 
 def _coordinate_descent(
-  x: jax.Array, cross: jax.Array, gram: jax.Array
+  x: jax.Array, cross: jax.Array, gram: jax.Array, of: np.ndarray, passes: int
 ) -> jax.Array:
-  """Improves one factor, row by row, each to its exact optimum.
+  """Improves one factor, component by component, each to its exact optimum.
 
   Args:
-    x: [rank, m], the factor (W transposed, or H).
-    cross: [rank, m], the other factor times V.
-    gram: [rank, rank], the other factor times itself.
+    x: [rank, units, 64], all W transposed, or all H.
+    cross: of the same shape, the other factors times V.
+    gram: [matrices, rank, rank], the other factors times themselves.
+    of: [units], the matrix of each.
+    passes: over the components. More than one is an inexact solution of the
+      least squares for this factor, which is worth it as V is not read again.
 
   Returns:
-    The factor, [rank, m].
+    The factor, like `x`.
   """
+  # 0 if the other factor's component is dead: then this one stays as it is.
+  scale = jnp.diagonal(gram, axis1=1, axis2=2)
+  scale = jnp.where(scale > 0, scale, 1).T
+  gram = (gram.transpose(1, 2, 0) / scale[:, None])[:, :, of]
+  cross = cross / scale[:, of][..., None]
 
-  def improve(k, x):
-    scale = gram[k, k]  # 0 if the other factor's component is dead: skip it.
-    step = (cross[k] - gram[k] @ x) / jnp.where(scale > 0, scale, 1)
-    row = jnp.where(scale > 0, jnp.maximum(x[k] + step, 0), x[k])
-    return x.at[k].set(row)
+  def improve(i, x):
+    k = i % len(x)
+    fit = sum(g[:, None] * x for g, x in zip(gram[k], x))
+    return x.at[k].set(jnp.maximum(x[k] + cross[k] - fit, 0))
 
-  return jax.lax.fori_loop(0, x.shape[0], improve, x)
+  return jax.lax.fori_loop(0, passes * len(x), improve, x)
 
 
 def _hals_sweep(v, w, h):
-  w = _coordinate_descent(w.T, h @ v.T, h @ h.T).T
-  return w, _coordinate_descent(h, w.T @ v, w.T @ w)
+  cross, gram = packing.project_rows(v, h)
+  w = _coordinate_descent(w, cross, gram, v.of_rows, _ROW_PASSES)
+  cross, gram = packing.project_columns(v, w)
+  return w, _coordinate_descent(h, cross, gram, v.of_columns, _COLUMN_PASSES)
 
 
 def _multiplicative_sweep(v, w, h):
-  h = h * (w.T @ v) / (w.T @ w @ h + _TINY)
-  w = w * (v @ h.T) / (w @ (h @ h.T) + _TINY)
-  return w, h
+  def improve(x, cross, gram, of):
+    now = jnp.einsum('ujk,kuc->juc', gram[of], x)
+    return x * cross / (now + _TINY)
+
+  h = improve(h, *packing.project_columns(v, w), v.of_columns)
+  return improve(w, *packing.project_rows(v, h), v.of_rows), h
 
 
 def _kl_sweep(v, w, h):
   def ratio(w, h):
-    return v / jnp.maximum(w @ h, _TINY)
+    fits = packing.products(v, w, h)
+    fits = [jnp.maximum(fit, _TINY) for fit in fits]
+    return v._replace(stacks=[x / fit for x, fit in zip(v.stacks, fits)])
 
-  def over(x, total):  # A dead component stays dead.
-    return jnp.where(total > 0, x / jnp.where(total > 0, total, 1), 0)
+  def improve(x, cross, of, other, of_other):
+    total = packing.by_matrix(other.sum(2), of_other)[:, of, None]
+    # A dead component stays dead.
+    return x * jnp.where(total > 0, cross / jnp.where(total > 0, total, 1), 0)
 
-  h = h * over(w.T @ ratio(w, h), w.sum(0)[:, None])
-  w = w * over(ratio(w, h) @ h.T, h.sum(1)[None])
-  return w, h
+  cross, _ = packing.project_columns(ratio(w, h), w)
+  h = improve(h, cross, v.of_columns, w, v.of_rows)
+  cross, _ = packing.project_rows(ratio(w, h), h)
+  return improve(w, cross, v.of_rows, h, v.of_columns), h
 
 
 def _frobenius(v, w, h):
-  """1/2 ||V - W H||^2."""
-  return 0.5 * jnp.sum(jnp.square(v - w @ h))
+  """1/2 ||V - W H||^2, without forming W H: up to rounding of ||V||^2."""
+  cross, gram_w = packing.project_columns(v, w)
+  cross = packing.by_matrix((cross * h).sum((0, 2)), v.of_columns)
+  square = (gram_w * packing.gram_columns(v, h)).sum((1, 2))
+  return jnp.maximum(0.5 * v.square - cross + 0.5 * square, 0)
 
 
 def _divergence(v, w, h):
   """Kullback-Leibler, D(V || X) = sum V log(V / X) - V + X."""
-  x = w @ h
-  log = jnp.log(jnp.where(v > 0, v, 1) / jnp.maximum(x, _TINY))
-  return jnp.sum(jnp.where(v > 0, v * log, 0) - v + x)
+
+  def divergence(v, x):
+    log = jnp.log(jnp.where(v > 0, v, 1) / jnp.maximum(x, _TINY))
+    return jnp.sum(jnp.where(v > 0, v * log, 0) - v + x, (1, 2))
+
+  fits = packing.products(v, w, h)
+  return jnp.concatenate(list(map(divergence, packing.scaled(v), fits)))
 
 
-hals = Solver(_hals_sweep, _frobenius)
-multiplicative = Solver(_multiplicative_sweep, _frobenius)
-kl = Solver(_kl_sweep, _divergence)
+hals = Solver(_hals_sweep, _frobenius, 2)
+multiplicative = Solver(_multiplicative_sweep, _frobenius, 2)
+kl = Solver(_kl_sweep, _divergence, 1)
+
+
+def together(
+  keys: jax.Array,
+  vs: Sequence[jax.Array],
+  ranks: Sequence[int],
+  *,
+  solver: Solver = hals,
+  start: Start = random_start,
+  max_sweeps: int = 200,
+  tol: float = 1e-4,
+  restarts: int = 1,
+) -> NMF:
+  """Factorizes many matrices in one program, each as `nmf` does alone.
+
+  A matrix that has converged is held while the others go on.
+
+  Args:
+    keys: [matrices], what each start is drawn from.
+    vs: matrices [m, n] as `nmf` takes them.
+    ranks: of each.
+    solver, start, max_sweeps, tol, restarts: of `nmf`.
+
+  Returns:
+    An `NMF` of lists of factors and of arrays [matrices] of losses and sweeps.
+
+  Example:
+    >>> vs = [jnp.ones((6, 4)), jnp.ones((3, 9))]
+    >>> found = together(jax.random.split(jax.random.key(0)), vs, [2, 1])
+    >>> jax.tree.map(jnp.shape, found)
+    NMF(w=[(6, 2), (3, 1)], h=[(2, 4), (1, 9)], loss=(2,), sweeps=(2,))
+  """
+  for name, values in (
+    ('rank', ranks),
+    ('max_sweeps', [max_sweeps]),
+    ('restarts', [restarts]),
+  ):
+    for value in values:
+      if not isinstance(value, numbers.Integral) or value < 1:
+        raise ValueError(
+          f'`{name}` must be an integer of at least 1; got {value!r}.'
+        )
+  if not 0 <= tol < 1:
+    raise ValueError(f'`tol` must lie in [0, 1); got {tol}.')
+  for v in vs:
+    _check_matrix(v)
+  # Accelerators multiply float32 in fewer bits unless told.
+  with jax.default_matmul_precision('highest'):
+    return _solve(
+      keys,
+      [v.astype(jnp.promote_types(v.dtype, jnp.float32)) for v in vs],
+      tol,
+      ranks=tuple(ranks),
+      solver=solver,
+      start=start,
+      max_sweeps=max_sweeps,
+      restarts=restarts,
+    )
+
+
+def _check_matrix(v):
+  if jnp.ndim(v) != 2:
+    raise ValueError(f'`v` must be a matrix [m, n]; its shape is {v.shape}.')
+  if not isinstance(v, jax.core.Tracer) and not jnp.all(
+    (v >= 0) & (v < jnp.inf)
+  ):
+    raise ValueError(
+      '`v` must be finite and non-negative; its lowest entry is '
+      f'{jnp.min(v)}, its highest {jnp.max(v)}.'
+    )
 
 
 def nmf(
@@ -154,63 +256,78 @@ def nmf(
     Gillis and Glineur, Accelerated multiplicative updates and hierarchical ALS
     algorithms for nonnegative matrix factorization, 2011.
   """
-  for name, value in (
-    ('rank', rank),
-    ('max_sweeps', max_sweeps),
-    ('restarts', restarts),
-  ):
-    if not isinstance(value, numbers.Integral) or value < 1:
-      raise ValueError(
-        f'`{name}` must be an integer of at least 1; got {value!r}.'
-      )
-  if not 0 <= tol < 1:
-    raise ValueError(f'`tol` must lie in [0, 1); got {tol}.')
-  if jnp.ndim(v) != 2:
-    raise ValueError(f'`v` must be a matrix [m, n]; its shape is {v.shape}.')
-  if not isinstance(v, jax.core.Tracer) and not jnp.all(
-    (v >= 0) & (v < jnp.inf)
-  ):
-    raise ValueError(
-      '`v` must be finite and non-negative; its lowest entry is '
-      f'{jnp.min(v)}, its highest {jnp.max(v)}.'
-    )
-  solve = partial(
-    _solve, rank=rank, solver=solver, start=start, max_sweeps=max_sweeps
+  found = together(
+    key[None],
+    [v],
+    [rank],
+    solver=solver,
+    start=start,
+    max_sweeps=max_sweeps,
+    tol=tol,
+    restarts=restarts,
   )
-  v = v.astype(jnp.promote_types(v.dtype, jnp.float32))
-  # Accelerators multiply float32 in fewer bits unless told.
-  with jax.default_matmul_precision('highest'):
-    if restarts == 1:
-      return solve(key, v, tol)[0]
-    keys = jax.random.split(key, restarts)
-    runs, losses = jax.vmap(solve, in_axes=(0, None, None))(keys, v, tol)
-  return jax.tree.map(lambda x: x[jnp.argmin(losses)], runs)
+  return NMF(*(part[0] for part in found))
 
 
-@partial(jax.jit, static_argnames=('rank', 'solver', 'start', 'max_sweeps'))
-def _solve(key, v, tol, *, rank, solver, start, max_sweeps):
-  """Returns the factorization, and its loss on V / mean(V)."""
-  w, h = start(key, v, rank)
-  # On V / mean(V) the constants above mean the same for every matrix.
-  mean = jnp.where(v.mean() > 0, v.mean(), 1)
-  scaled, root = v / mean, jnp.sqrt(mean)
-  w, h = w / root, h / root
-  first = solver.loss(scaled, w, h)
+@partial(
+  jax.jit,
+  static_argnames=('ranks', 'solver', 'start', 'max_sweeps', 'restarts'),
+)
+def _solve(keys, vs, tol, *, ranks, solver, start, max_sweeps, restarts):
+  v = packing.pack(vs)
+  roots = jnp.sqrt(v.mean)
+  roots = roots[v.of_rows, None], roots[v.of_columns, None]
+
+  def run(keys):
+    if start is random_start:  # Of all matrices in one draw.
+      factors = random_factors(v, keys, ranks)
+    else:
+      factors = packing.pack_factors(v, *zip(*map(start, keys, vs, ranks)))
+      factors = jax.tree.map(jnp.divide, factors, roots)
+    return _improve(v, *factors, tol, solver, max_sweeps)
+
+  if restarts == 1:
+    w, h, loss, sweeps = run(keys)
+  else:
+    split = jax.vmap(lambda key: jax.random.split(key, restarts), out_axes=1)
+    w, h, loss, sweeps = jax.lax.map(run, split(keys))
+    best = jnp.argmin(loss, 0)
+    pick = jax.vmap(lambda x, i: x[i], (-1, 0), -1)
+    loss, sweeps = pick(loss, best), pick(sweeps, best)
+    w = pick(w.swapaxes(2, 3), best[v.of_rows]).swapaxes(1, 2)
+    h = pick(h.swapaxes(2, 3), best[v.of_columns]).swapaxes(1, 2)
+  ws, hs = packing.unpack_factors(v, w * roots[0], h * roots[1], ranks)
+  place = np.argsort(v.order)
+  ws, hs = ([x.astype(v.dtype) for x, v in zip(xs, vs)] for xs in (ws, hs))
+  return NMF(ws, hs, (loss * v.mean**solver.degree)[place], sweeps[place])
+
+
+def _improve(v, w, h, tol, solver, max_sweeps):
+  """Sweeps until all matrices are done; of each, what is done is held."""
 
   def unfinished(carry):
-    _, _, loss, before, sweeps = carry
-    falling = before - loss >= tol * first
-    return (sweeps < max_sweeps) & (loss > 0) & falling
+    return jnp.any(carry[-2])
 
-  def improve(carry):
-    w, h, loss, _, sweeps = carry
-    todo = jnp.minimum(_CHECK_EVERY, max_sweeps - sweeps)
-    w, h = jax.lax.fori_loop(
-      0, todo, lambda _, wh: solver.sweep(scaled, *wh), (w, h)
+  def turn(carry):
+    w, h, first, before, sweeps, active, time = carry
+    # The first turn makes no sweep, it only looks at the start.
+    todo = jnp.where(time < 0, 0, jnp.minimum(_CHECK_EVERY, max_sweeps - time))
+    improved = jax.lax.fori_loop(
+      0, todo, lambda _, factors: solver.sweep(v, *factors), (w, h)
     )
-    return w, h, solver.loss(scaled, w, h), loss, sweeps + todo
+    w = jnp.where(active[v.of_rows, None], improved[0], w)
+    h = jnp.where(active[v.of_columns, None], improved[1], h)
+    loss = solver.loss(v, w, h)
+    first = jnp.where(time < 0, loss, first)
+    time = jnp.minimum(time + _CHECK_EVERY, max_sweeps)
+    sweeps = jnp.where(active, time, sweeps)
+    # Without a tolerance the rounding of the loss decides nothing.
+    falls = (before - loss > tol * first) | (tol == 0)
+    return w, h, first, loss, sweeps, active & falls & (time < max_sweeps), time
 
-  carry = w, h, first, jnp.full_like(first, jnp.inf), jnp.int32(0)
-  w, h, loss, _, sweeps = jax.lax.while_loop(unfinished, improve, carry)
-  w, h = w * root, h * root
-  return NMF(w, h, solver.loss(v, w, h), sweeps), loss
+  before = jnp.full_like(v.mean, jnp.inf)
+  sweeps = jnp.zeros(before.shape, jnp.int32)
+  active = jnp.ones(before.shape, bool)
+  carry = w, h, before, before, sweeps, active, jnp.int32(-_CHECK_EVERY)
+  w, h, _, loss, sweeps, _, _ = jax.lax.while_loop(unfinished, turn, carry)
+  return w, h, loss, sweeps

@@ -12,14 +12,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ong_jax import nmf
 from ong_jax.selection import (
   input_axes,
-  leaf_keys,
+  leaf_seeds,
   matrix_shapes,
-  positions,
-  unstack,
   whole,
 )
 from ong_jax.types import InputAxes, Weights
@@ -105,8 +104,8 @@ def factorize(
   """Factorizes the absolute value of every kernel, as [fan_in, features].
 
   The rank used is max(1, min(rank, min(m, n) // 2)): close to min(m, n) the
-  residual is numerical noise. Kernels of one shape and rank are factorized
-  together, in one program.
+  residual is numerical noise. All kernels are factorized together, in one
+  program.
 
   Args:
     key: of the starts; a leaf's own key is made from its path.
@@ -138,9 +137,8 @@ def evaluate(
 ) -> Any:
   """Scores weights by a saliency; without one returns the factorizations.
 
-  Kernels of one shape and rank are stacked, and all stacks are one program. A
-  matrix with a single row or column has no structure to find, and is scored by
-  magnitude.
+  All is one program. A matrix with a single row or column has no structure to
+  find, and is scored by magnitude.
 
   Args:
     key, weights, rank, options, inputs: of `factorize`.
@@ -152,41 +150,44 @@ def evaluate(
   """
   weights = jax.tree.map(whole, weights)
   leaves, treedef = jax.tree.flatten(weights)
-  keys = jax.tree.leaves(leaf_keys(key, weights))
+  if not leaves:
+    return weights
   shapes = matrix_shapes(weights, inputs)
-  ranks = [_guarded(rank, as_matrix(x, s)) for x, s in zip(leaves, shapes)]
-  groups = positions(
-    (x.shape, *also) for x, *also in zip(leaves, shapes, ranks)
-  )
   results = _solve(
-    [[keys[i] for i in group] for group in groups],
-    [[leaves[i] for i in group] for group in groups],
-    shapes=tuple(shapes[group[0]] for group in groups),
-    ranks=tuple(ranks[group[0]] for group in groups),
+    key,
+    np.array(jax.tree.leaves(leaf_seeds(weights)), np.uint32),
+    leaves,
+    shapes=tuple(shapes),
+    ranks=tuple(
+      _guarded(rank, leaf, shape) for leaf, shape in zip(leaves, shapes)
+    ),
     saliency=saliency,
     options=tuple(sorted(options.items())),
   )
-  return treedef.unflatten(unstack(groups, results))
+  if saliency is None:  # Apart here, where an index compiles once for all.
+    results = [
+      nmf.NMF(w, h, results.loss[i], results.sweeps[i])
+      for i, (w, h) in enumerate(zip(results.w, results.h))
+    ]
+  return treedef.unflatten(results)
 
 
 @partial(jax.jit, static_argnames=('shapes', 'ranks', 'saliency', 'options'))
-def _solve(keys, kernels, *, shapes, ranks, saliency, options):
-  """One program for all groups; in each, kernels of one shape and rank."""
+def _solve(key, seeds, kernels, *, shapes, ranks, saliency, options):
+  """Everything from the weights to the scores, or to an `nmf.NMF` of lists."""
+  vs = [as_matrix(kernel, shape) for kernel, shape in zip(kernels, shapes)]
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(key, seeds)
+  found = nmf.together(keys, vs, ranks, **dict(options))
+  if saliency is None:
+    return found
 
-  def one(key, kernel, shape, rank):
-    v = as_matrix(kernel, shape)
-    factors = nmf.nmf(key, v, rank, **dict(options))
-    if saliency is None:
-      return factors
+  def score(kernel, v, w, h):
     if min(v.shape) < 2:  # No structure to find.
       return v.reshape(kernel.shape)
     with jax.default_matmul_precision('highest'):
-      return saliency(v, factors.w, factors.h).reshape(kernel.shape)
+      return saliency(v, w, h).reshape(kernel.shape)
 
-  return [
-    jax.vmap(partial(one, shape=shape, rank=rank))(jnp.stack(k), jnp.stack(x))
-    for k, x, shape, rank in zip(keys, kernels, shapes, ranks)
-  ]
+  return list(map(score, kernels, vs, found.w, found.h))
 
 
 def as_matrix(
@@ -207,10 +208,10 @@ def as_matrix(
   return at_least_float32(matrix)
 
 
-def _guarded(rank: Rank, v: jax.Array) -> int:
+def _guarded(rank: Rank, leaf: jax.Array, shape: tuple[int, int]) -> int:
   """Keeps the rank away from min(m, n)."""
-  wanted = rank(v) if callable(rank) else rank
-  return max(1, min(wanted, min(v.shape) // 2))
+  wanted = rank(as_matrix(leaf, shape)) if callable(rank) else rank
+  return max(1, min(wanted, min(shape) // 2))
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:

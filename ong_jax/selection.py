@@ -3,6 +3,7 @@
 import math
 import zlib
 from collections.abc import Hashable, Iterable
+from functools import partial
 from typing import Any
 
 import jax
@@ -195,10 +196,19 @@ def leaf_keys(key: jax.Array, tree: Weights) -> Weights:
     ((), None)
   """
 
-  def fold(path, _):
-    return jax.random.fold_in(key, zlib.crc32(name_of(path).encode()))
+  return jax.tree.map(partial(jax.random.fold_in, key), leaf_seeds(tree))
 
-  return jax.tree_util.tree_map_with_path(fold, tree)
+
+def leaf_seeds(tree: Weights) -> Weights:
+  """Makes an integer in [0, 2^32) for every leaf from its path.
+
+  Example:
+    >>> leaf_seeds({'a': 1, 'b': None})
+    {'a': 3904355907, 'b': None}
+  """
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: zlib.crc32(name_of(path).encode()), tree
+  )
 
 
 def positions(labels: Iterable[Hashable]) -> list[np.ndarray]:

@@ -4,6 +4,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from ong_jax.packing import UNIT, Packed, pack, unpack_factors
 
 Start = Callable[[jax.Array, jax.Array, int], tuple[jax.Array, jax.Array]]
 
@@ -20,11 +23,44 @@ def random_start(
     >>> w.shape, h.shape, bool(w.min() > 0)
     ((4, 2), (2, 3), True)
   """
-  m, n = v.shape
-  # In one flat draw, which compiles several times faster than two matrices.
-  draw = jnp.abs(jax.random.normal(key, ((m + n) * rank,), v.dtype))
-  draw = draw * jnp.sqrt(v.mean() / rank)
-  return draw[: m * rank].reshape(m, rank), draw[m * rank :].reshape(rank, n)
+  packed = pack([v])
+  w, h = random_factors(packed, key[None], [rank])
+  root = jnp.sqrt(v.mean())
+  (w,), (h,) = unpack_factors(packed, w * root, h * root, [rank])
+  return w, h
+
+
+def random_factors(
+  v: Packed, keys: jax.Array, ranks: list[int]
+) -> tuple[jax.Array, jax.Array]:
+  """Draws all of a network's random starts at once, for V / mean(V).
+
+  A program for each of its shapes would take seconds to compile. Each row of a
+  unit has a key of its own, so that a start does not depend on other matrices.
+
+  Args:
+    v: the packed matrices.
+    keys: [matrices], in the order of the list.
+    ranks: as many, in that order.
+  """
+  of = np.concatenate([v.of_rows, v.of_columns])
+  sides = np.repeat([0, 1], [len(v.of_rows), len(v.of_columns)])
+  units = np.array([np.bincount(x) for x in (v.of_rows, v.of_columns)])
+  place = np.concatenate([np.arange(n) for n in units.ravel()])  # In its side.
+  ranks = np.array(ranks)[v.order][of]
+  components = np.arange(ranks.max())[:, None]
+  index = components * units.sum(0)[of] + sides * units[0, of] + place
+
+  def row(key, index):
+    key = jax.random.fold_in(key, index)
+    return jnp.abs(jax.random.normal(key, (UNIT,), v.mean.dtype))
+
+  draw = jax.vmap(jax.vmap(row), (None, 0))(keys[v.order][of], index)
+  scale = (components < ranks) / np.sqrt(ranks)  # 0 beyond a matrix's rank,
+  left = np.array(v.shapes)[of, sides] - place * UNIT
+  inside = np.arange(UNIT) < left[:, None]  # and in its padding.
+  draw = jnp.where(inside, draw * scale[..., None].astype(draw.dtype), 0)
+  return draw[:, : len(v.of_rows)], draw[:, len(v.of_rows) :]
 
 
 def nndsvd(
