@@ -6,7 +6,7 @@ larger.
 """
 
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ong_jax import packing
+from ong_jax.solvers import Solver as Solver
+from ong_jax.solvers import hals as hals
+from ong_jax.solvers import kl as kl
+from ong_jax.solvers import multiplicative as multiplicative
 from ong_jax.starts import Start, random_factors, random_start
 
 _CHECK_EVERY = 10  # Sweeps between two looks at the loss.
-_ROW_PASSES = 3  # Of coordinate descent over W, while V is read once for it,
-_COLUMN_PASSES = 8  # and over H, which as a rule is shorter.
-_TINY = 1e-12  # Of V's mean: what denominators are kept above.
 
 
 class NMF(NamedTuple):
@@ -30,104 +31,6 @@ class NMF(NamedTuple):
   h: jax.Array  # [rank, n], non-negative.
   loss: jax.Array  # [], the solver's loss, summed over the entries of V.
   sweeps: jax.Array  # [] int32, sweeps used.
-
-
-class Solver(NamedTuple):
-  """How factors improve: one sweep over all of them, and the loss it lowers.
-
-  Both work on packed matrices, divided by their means, and on packed factors.
-  """
-
-  sweep: Callable  # (v, w, h) -> (w, h)
-  loss: Callable  # (v, w, h) -> [matrices]
-  degree: int  # The loss of c V and c W H is c**degree times that of V and W H.
-
-
-def _coordinate_descent(
-  x: jax.Array, cross: jax.Array, gram: jax.Array, of: np.ndarray, passes: int
-) -> jax.Array:
-  """Improves one factor, component by component, each to its exact optimum.
-
-  Args:
-    x: [rank, units, 64], all W transposed, or all H.
-    cross: of the same shape, the other factors times V.
-    gram: [matrices, rank, rank], the other factors times themselves.
-    of: [units], the matrix of each.
-    passes: over the components. More than one is an inexact solution of the
-      least squares for this factor, which is worth it as V is not read again.
-
-  Returns:
-    The factor, like `x`.
-  """
-  # 0 if the other factor's component is dead: then this one stays as it is.
-  scale = jnp.diagonal(gram, axis1=1, axis2=2)
-  scale = jnp.where(scale > 0, scale, 1).T
-  gram = (gram.transpose(1, 2, 0) / scale[:, None])[:, :, of]
-  cross = cross / scale[:, of][..., None]
-
-  def improve(i, x):
-    k = i % len(x)
-    fit = sum(g[:, None] * x for g, x in zip(gram[k], x))
-    return x.at[k].set(jnp.maximum(x[k] + cross[k] - fit, 0))
-
-  return jax.lax.fori_loop(0, passes * len(x), improve, x)
-
-
-def _hals_sweep(v, w, h):
-  cross, gram = packing.project_rows(v, h)
-  w = _coordinate_descent(w, cross, gram, v.of_rows, _ROW_PASSES)
-  cross, gram = packing.project_columns(v, w)
-  return w, _coordinate_descent(h, cross, gram, v.of_columns, _COLUMN_PASSES)
-
-
-def _multiplicative_sweep(v, w, h):
-  def improve(x, cross, gram, of):
-    now = jnp.einsum('ujk,kuc->juc', gram[of], x)
-    return x * cross / (now + _TINY)
-
-  h = improve(h, *packing.project_columns(v, w), v.of_columns)
-  return improve(w, *packing.project_rows(v, h), v.of_rows), h
-
-
-def _kl_sweep(v, w, h):
-  def ratio(w, h):
-    fits = packing.products(v, w, h)
-    fits = [jnp.maximum(fit, _TINY) for fit in fits]
-    return v._replace(stacks=[x / fit for x, fit in zip(v.stacks, fits)])
-
-  def improve(x, cross, of, other, of_other):
-    total = packing.by_matrix(other.sum(2), of_other)[:, of, None]
-    # A dead component stays dead.
-    return x * jnp.where(total > 0, cross / jnp.where(total > 0, total, 1), 0)
-
-  cross, _ = packing.project_columns(ratio(w, h), w)
-  h = improve(h, cross, v.of_columns, w, v.of_rows)
-  cross, _ = packing.project_rows(ratio(w, h), h)
-  return improve(w, cross, v.of_rows, h, v.of_columns), h
-
-
-def _frobenius(v, w, h):
-  """1/2 ||V - W H||^2, without forming W H: up to rounding of ||V||^2."""
-  cross, gram_w = packing.project_columns(v, w)
-  cross = packing.by_matrix((cross * h).sum((0, 2)), v.of_columns)
-  square = (gram_w * packing.gram_columns(v, h)).sum((1, 2))
-  return jnp.maximum(0.5 * v.square - cross + 0.5 * square, 0)
-
-
-def _divergence(v, w, h):
-  """Kullback-Leibler, D(V || X) = sum V log(V / X) - V + X."""
-
-  def divergence(v, x):
-    log = jnp.log(jnp.where(v > 0, v, 1) / jnp.maximum(x, _TINY))
-    return jnp.sum(jnp.where(v > 0, v * log, 0) - v + x, (1, 2))
-
-  fits = packing.products(v, w, h)
-  return jnp.concatenate(list(map(divergence, packing.scaled(v), fits)))
-
-
-hals = Solver(_hals_sweep, _frobenius, 2)
-multiplicative = Solver(_multiplicative_sweep, _frobenius, 2)
-kl = Solver(_kl_sweep, _divergence, 1)
 
 
 def together(
@@ -276,14 +179,14 @@ def nmf(
 def _solve(keys, vs, tol, *, ranks, solver, start, max_sweeps, restarts):
   v = packing.pack(vs)
   roots = jnp.sqrt(v.mean)
-  roots = roots[v.of_rows, None], roots[v.of_columns, None]
+  roots = [roots[of][:, None, None] for of in (v.of_rows, v.of_columns)]
 
   def run(keys):
     if start is random_start:  # Of all matrices in one draw.
       factors = random_factors(v, keys, ranks)
     else:
       factors = packing.pack_factors(v, *zip(*map(start, keys, vs, ranks)))
-      factors = jax.tree.map(jnp.divide, factors, roots)
+      factors = map(jnp.divide, factors, roots)
     return _improve(v, *factors, tol, solver, max_sweeps)
 
   if restarts == 1:
@@ -292,10 +195,9 @@ def _solve(keys, vs, tol, *, ranks, solver, start, max_sweeps, restarts):
     split = jax.vmap(lambda key: jax.random.split(key, restarts), out_axes=1)
     w, h, loss, sweeps = jax.lax.map(run, split(keys))
     best = jnp.argmin(loss, 0)
-    pick = jax.vmap(lambda x, i: x[i], (-1, 0), -1)
+    pick = jax.vmap(lambda x, i: x[i], (1, 0))
     loss, sweeps = pick(loss, best), pick(sweeps, best)
-    w = pick(w.swapaxes(2, 3), best[v.of_rows]).swapaxes(1, 2)
-    h = pick(h.swapaxes(2, 3), best[v.of_columns]).swapaxes(1, 2)
+    w, h = pick(w, best[v.of_rows]), pick(h, best[v.of_columns])
   ws, hs = packing.unpack_factors(v, w * roots[0], h * roots[1], ranks)
   place = np.argsort(v.order)
   ws, hs = ([x.astype(v.dtype) for x, v in zip(xs, vs)] for xs in (ws, hs))
@@ -315,8 +217,8 @@ def _improve(v, w, h, tol, solver, max_sweeps):
     improved = jax.lax.fori_loop(
       0, todo, lambda _, factors: solver.sweep(v, *factors), (w, h)
     )
-    w = jnp.where(active[v.of_rows, None], improved[0], w)
-    h = jnp.where(active[v.of_columns, None], improved[1], h)
+    w = jnp.where(active[v.of_rows][:, None, None], improved[0], w)
+    h = jnp.where(active[v.of_columns][:, None, None], improved[1], h)
     loss = solver.loss(v, w, h)
     first = jnp.where(time < 0, loss, first)
     time = jnp.minimum(time + _CHECK_EVERY, max_sweeps)

@@ -2,7 +2,7 @@
 
 Matrices of one shape, after padding with zeros to multiples of 64, are stacked
 and multiplied in one batched product. Their factors lie side by side, all W in
-one array and all H in another, [rank, units, 64]: a unit is 64 rows or columns
+one array and all H in another, [units, rank, 64]: a unit is 64 rows or columns
 of one matrix, and an update is one operation over all units of the network,
 whatever their matrices' shapes.
 
@@ -72,7 +72,8 @@ def pack_factors(
 
   def lay(xs):
     wide = [_padded(x, (rank, _up(x.shape[1]))) for x in xs]
-    return jnp.concatenate(wide, 1).reshape(rank, -1, UNIT)
+    wide = jnp.concatenate(wide, 1)
+    return wide.reshape(rank, -1, UNIT).swapaxes(0, 1)
 
   return lay([ws[i].T for i in v.order]), lay([hs[i] for i in v.order])
 
@@ -89,7 +90,9 @@ def unpack_factors(
     ([(3, 1)], [(1, 2)])
   """
   ws, hs = [None] * len(ranks), [None] * len(ranks)
-  w, h = _kept((w.reshape(len(w), -1).T, h.reshape(len(h), -1)))
+  rank = w.shape[1]
+  w = w.swapaxes(1, 2).reshape(-1, rank)
+  w, h = _kept((w, h.swapaxes(0, 1).reshape(rank, -1)))
   row = column = 0
   for i, (m, n) in zip(v.order, v.shapes):
     ws[i] = w[row : row + m, : ranks[i]]
@@ -102,7 +105,7 @@ def stacked_w(v: Packed, w: jax.Array) -> list[jax.Array]:
   """All W as stacks [k, m, rank]."""
   return _kept(
     [
-      x.reshape(len(w), *stack.shape[:2]).transpose(1, 2, 0)
+      x.swapaxes(1, 2).reshape(*stack.shape[:2], -1)
       for x, stack in zip(_split(w, v.stacks, 1), v.stacks)
     ]
   )
@@ -110,9 +113,12 @@ def stacked_w(v: Packed, w: jax.Array) -> list[jax.Array]:
 
 def stacked_h(v: Packed, h: jax.Array) -> list[jax.Array]:
   """All H as stacks [k, rank, n]."""
+  rank = h.shape[1]
   return _kept(
     [
-      x.reshape(len(h), len(stack), -1).transpose(1, 0, 2)
+      x.reshape(len(stack), -1, rank, UNIT)
+      .swapaxes(1, 2)
+      .reshape(len(stack), rank, -1)
       for x, stack in zip(_split(h, v.stacks, 2), v.stacks)
     ]
   )
@@ -124,26 +130,27 @@ def project_rows(v: Packed, h: jax.Array) -> tuple[jax.Array, jax.Array]:
   These forms of the products are the fastest of XLA's for a CPU; written as
   H V^T they take several times as long.
   """
-  hs = stacked_h(v, h)
-  cross = [
-    jnp.einsum('kmn,krn->kmr', stack, x).reshape(-1, len(h))
-    for stack, x in zip(v.stacks, hs)
-  ]
-  cross = jnp.concatenate(_kept(cross)).T.reshape(len(h), -1, UNIT)
-  gram = [jnp.einsum('krn,ksn->krs', x, x) for x in hs]
-  return cross / v.mean[v.of_rows][:, None], jnp.concatenate(gram)
+  hs, rank = stacked_h(v, h), h.shape[1]
+  cross = _kept(
+    [jnp.einsum('kmn,krn->kmr', stack, x) for stack, x in zip(v.stacks, hs)]
+  )
+  cross = jnp.concatenate([x.reshape(-1, UNIT, rank) for x in cross])
+  cross = cross.swapaxes(1, 2) / v.mean[v.of_rows][:, None, None]
+  return cross, jnp.concatenate([jnp.einsum('krn,ksn->krs', x, x) for x in hs])
 
 
 def project_columns(v: Packed, w: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Returns W^T V, laid out as all H, and W^T W, [matrices, rank, rank]."""
-  ws = stacked_w(v, w)
+  ws, rank = stacked_w(v, w), w.shape[1]
   cross = _kept(
     [jnp.einsum('kmr,kmn->krn', x, stack) for stack, x in zip(v.stacks, ws)]
   )
-  cross = [x.swapaxes(0, 1).reshape(len(w), -1, UNIT) for x in cross]
-  cross = jnp.concatenate(cross, 1)
-  gram = [jnp.einsum('kmr,kms->krs', x, x) for x in ws]
-  return cross / v.mean[v.of_columns][:, None], jnp.concatenate(gram)
+  cross = [
+    x.reshape(len(x), rank, -1, UNIT).swapaxes(1, 2).reshape(-1, rank, UNIT)
+    for x in cross
+  ]
+  cross = jnp.concatenate(cross) / v.mean[v.of_columns][:, None, None]
+  return cross, jnp.concatenate([jnp.einsum('kmr,kms->krs', x, x) for x in ws])
 
 
 def gram_columns(v: Packed, h: jax.Array) -> jax.Array:
@@ -164,8 +171,9 @@ def scaled(v: Packed) -> list[jax.Array]:
 
 
 def by_matrix(x: jax.Array, of: np.ndarray) -> jax.Array:
-  """Sums [..., units] over the units of each matrix, [..., matrices]."""
-  return x @ (of[:, None] == jnp.arange(of[-1] + 1)).astype(x.dtype)
+  """Sums [units, ...] over the units of each matrix, [matrices, ...]."""
+  belongs = (jnp.arange(of[-1] + 1)[:, None] == of).astype(x.dtype)
+  return jnp.tensordot(belongs, x, 1)
 
 
 def _up(size: int) -> int:
@@ -186,7 +194,7 @@ def _kept(xs):
 
 def _split(x, stacks, side):
   sizes = [len(s) * s.shape[side] // UNIT for s in stacks]
-  return jnp.split(x, np.cumsum(sizes)[:-1], axis=1)
+  return jnp.split(x, np.cumsum(sizes)[:-1])
 
 
 def _divided(stacks, mean):

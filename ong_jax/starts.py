@@ -47,20 +47,21 @@ def random_factors(
   sides = np.repeat([0, 1], [len(v.of_rows), len(v.of_columns)])
   units = np.array([np.bincount(x) for x in (v.of_rows, v.of_columns)])
   place = np.concatenate([np.arange(n) for n in units.ravel()])  # In its side.
-  ranks = np.array(ranks)[v.order][of]
-  components = np.arange(ranks.max())[:, None]
-  index = components * units.sum(0)[of] + sides * units[0, of] + place
+  ranks = np.array(ranks)[v.order][of, None]
+  components = np.arange(ranks.max())
+  index = sides * units[0, of] + place
+  index = components * units.sum(0)[of, None] + index[:, None]
 
   def row(key, index):
     key = jax.random.fold_in(key, index)
     return jnp.abs(jax.random.normal(key, (UNIT,), v.mean.dtype))
 
-  draw = jax.vmap(jax.vmap(row), (None, 0))(keys[v.order][of], index)
+  draw = jax.vmap(jax.vmap(row, (None, 0)))(keys[v.order][of], index)
   scale = (components < ranks) / np.sqrt(ranks)  # 0 beyond a matrix's rank,
   left = np.array(v.shapes)[of, sides] - place * UNIT
-  inside = np.arange(UNIT) < left[:, None]  # and in its padding.
+  inside = np.arange(UNIT) < left[:, None, None]  # and in its padding.
   draw = jnp.where(inside, draw * scale[..., None].astype(draw.dtype), 0)
-  return draw[:, : len(v.of_rows)], draw[:, len(v.of_rows) :]
+  return draw[: len(v.of_rows)], draw[len(v.of_rows) :]
 
 
 def nndsvd(
