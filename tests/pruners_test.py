@@ -141,10 +141,12 @@ class LawsTest(parameterized.TestCase):
 
   @named(PRUNERS)
   def test_same_weights_and_key_give_the_same_mask(self, name):
-    mask = PRUNERS[name](KEY, 0.9)(PARAMS)
-    again = PRUNERS[name](jax.random.key(0), 0.9)(normal(SHAPES))
+    # At a sparsity at which scores are dense: factorizations from other keys
+    # may end close to each other.
+    mask = PRUNERS[name](KEY, 0.5)(PARAMS)
+    again = PRUNERS[name](jax.random.key(0), 0.5)(normal(SHAPES))
     chex.assert_trees_all_equal(again, mask)
-    other = PRUNERS[name](jax.random.key(1), 0.9)(PARAMS)
+    other = PRUNERS[name](jax.random.key(1), 0.5)(PARAMS)
     differs = jax.tree.map(lambda a, b: bool(np.any(a != b)), mask, other)
     uses_key = name in ('ong', 'random')
     self.assertEqual(any(jax.tree.leaves(differs)), uses_key)
