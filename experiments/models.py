@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from flax.core import FrozenDict
 
-from experiments import config, groups
+from experiments import config, convolution, groups
 
 
 def _initializer(
@@ -152,7 +152,11 @@ class ResNet(nn.Module):
     widths = self._widths()
     kernel_init = INITIALIZERS[self.initializer]
     conv = functools.partial(
-      nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=kernel_init
+      nn.Conv,
+      use_bias=False,
+      dtype=self.dtype,
+      kernel_init=kernel_init,
+      conv_general_dilated=convolution.conv,
     )
     norm = functools.partial(
       nn.BatchNorm,
