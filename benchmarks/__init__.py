@@ -1,0 +1,1 @@
+import experiments as experiments  # Before JAX, so that memory is as in a run.

@@ -1,17 +1,14 @@
 """How long does it take to make and to keep a mask, against what it could take?
 
-    python -m benchmarks.pruning [resnet56 | resnet18 | ...]
+    python -m benchmarks.pruning [resnet18 | resnet56 | ...]
 
-Times are medians of interleaved repeats. `first` includes the compilation,
-which is what a user waits for who prunes once. The exact threshold by
-`numpy.partition` and a full `jnp.sort` are the peers of top-k; the same step
-without `masked_transform` is that of the masked step.
+`numpy.partition`, which finds a threshold and no mask, and sorting in JAX are
+the peers of `top_k`; the same optimizer without `masked_transform` is that of
+the masked update. `first` includes the compilation, which is what a user waits
+for who prunes once.
 """
 
-import statistics
 import sys
-import time
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -19,82 +16,119 @@ import numpy as np
 import optax
 
 import ong_jax
+from benchmarks.measure import (
+  Row,
+  duration,
+  interleaved,
+  machine,
+  table,
+  verdict,
+)
 from experiments import models
 from ong_jax import allocation, scores, selection
 
-_REPEATS = 7
+_SPARSITIES = (0.5, 0.8, 0.95, 0.99, 0.999)
+_GOAL_S = 0.2
 
 
-def _seconds(call: Callable) -> float:
-  start = time.perf_counter()
-  jax.block_until_ready(call())
-  return time.perf_counter() - start
-
-
-def _compare(title: str, calls: dict[str, Callable]) -> None:
-  """Prints a table whose ratios are to the first line."""
-  firsts = {name: _seconds(call) for name, call in calls.items()}
-  repeats = {name: [] for name in calls}
-  for _ in range(_REPEATS):
-    for name, call in calls.items():
-      repeats[name].append(_seconds(call))
-  medians = {name: statistics.median(times) for name, times in repeats.items()}
-  base = next(iter(medians.values()))
-  print(f'\n| {title} | first | then | ratio |\n| --- | --- | --- | --- |')
-  for name, median in medians.items():
-    print(
-      f'| {name} | {firsts[name]:.2f} s | {median * 1e3:.1f} ms '
-      f'| {median / base:.2f} |'
-    )
-
-
-def main(name: str = 'resnet56') -> None:
-  """Prints the tables of one network."""
+def initial_params(name: str) -> dict:
+  """The params of a network of `experiments.models`."""
   model = models.create(name, 10)
   images = jnp.zeros((1, 32, 32, 3))
-  params = jax.jit(lambda key: model.init(key, images, train=False))(
-    jax.random.key(0)
-  )['params']
-  weights = selection.select(params)
-  size = sum(leaf.size for leaf in jax.tree.leaves(weights))
-  print(f'{name}, {size:,} weights, {jax.devices()[0].device_kind}')
+  init = jax.jit(lambda key: model.init(key, images, train=False))
+  return init(jax.random.key(0))['params']
+
+
+def rows(name: str = 'resnet18', repeats: int = 7) -> list[Row]:
+  """Of `top_k` at several sparsities, in one ranking and by leaf."""
+  weights = selection.select(initial_params(name))
   ranked = jax.block_until_ready(scores.magnitude(weights))
   flat = np.concatenate([np.ravel(x) for x in jax.tree.leaves(ranked)])
-  on_device = jnp.asarray(flat)
-  kept = allocation.pooled(weights, 0.95)
-  per_leaf = allocation.erk(weights, 0.95)
-  sort = jax.jit(jnp.sort)
-  _compare(
-    'top-k',
-    {
-      'numpy.partition': lambda: np.partition(flat, size - kept),
-      'ong_jax.top_k, pooled': lambda: ong_jax.top_k(ranked, kept),
-      'ong_jax.top_k, per leaf': lambda: ong_jax.top_k(ranked, per_leaf),
-      'jnp.sort': lambda: sort(on_device),
-    },
+  found = []
+  for sparsity in _SPARSITIES:
+    kept = allocation.pooled(weights, sparsity)
+    each = allocation.erk(weights, sparsity)
+    times = interleaved(
+      {
+        'numpy': lambda kept=kept: np.partition(flat, flat.size - kept),
+        'pooled': lambda kept=kept: ong_jax.top_k(ranked, kept),
+        'each': lambda each=each: ong_jax.top_k(ranked, each),
+      },
+      repeats,
+    )
+    for how, title in (('pooled', 'in one ranking'), ('each', 'by leaf')):
+      found.append(
+        Row(
+          f'exact top-k of {flat.size:,} scores, {sparsity:.1%} sparse, '
+          f'{title}',
+          f'`numpy.partition` {duration(times["numpy"].median)}',
+          duration(times[how].median),
+          f'{times[how].median / times["numpy"].median:.1f}',
+          f'{_GOAL_S} s',
+          verdict(times[how].median, _GOAL_S),
+        )
+      )
+  return found
+
+
+def sorting(name: str = 'resnet18') -> Row:
+  """Of sorting all scores once, in JAX."""
+  weights = selection.select(initial_params(name))
+  leaves = jax.tree.leaves(scores.magnitude(weights))
+  flat = jnp.concatenate([x.ravel() for x in leaves])
+  times = interleaved({'sort': lambda: jnp.sort(flat)}, repeats=1)
+  return Row(
+    f'`jnp.sort` of {flat.size:,}', ours=duration(times['sort'].median)
   )
-  key = jax.random.key(0)
-  _compare(
-    'pruner',
+
+
+def pruners(name: str = 'resnet18', repeats: int = 5) -> list[Row]:
+  """Of whole pruners, with and without compilation."""
+  params, key = initial_params(name), jax.random.key(0)
+  times = interleaved(
     {
       'magnitude': lambda: ong_jax.magnitude(sparsity=0.95)(params),
       'random': lambda: ong_jax.random(key, sparsity=0.95)(params),
       'ong': lambda: ong_jax.ong(key, sparsity=0.95)(params),
     },
+    repeats,
   )
-  mask = ong_jax.magnitude(sparsity=0.95)(params)
+  return [
+    Row(
+      f'`{pruner}` of {name}, first call / later',
+      ours=f'{duration(time.first)} / {duration(time.median)}',
+    )
+    for pruner, time in times.items()
+  ]
+
+
+def updates(name: str = 'resnet18', repeats: int = 11) -> Row:
+  """Of the optimizer's update alone: of a whole step see `training`."""
+  params = initial_params(name)
   sgd = optax.sgd(0.1, 0.9, nesterov=True)
+  mask = ong_jax.magnitude(sparsity=0.95)(params)
   calls = {}
-  for title, tx in {
-    'sgd': sgd,
-    'masked_transform(sgd)': ong_jax.masked_transform(sgd, mask),
-  }.items():
-    update = jax.jit(tx.update)
-    state = tx.init(params)
+  for title, tx in (
+    ('dense', sgd),
+    ('masked', ong_jax.masked_transform(sgd, mask)),
+  ):
+    update, state = jax.jit(tx.update), tx.init(params)
     calls[title] = lambda update=update, state=state: update(
       params, state, params
     )
-  _compare('update', calls)
+  times = interleaved(calls, repeats)
+  return Row(
+    f'update of {name} alone, masked',
+    f'the same, dense {duration(times["dense"].median)}',
+    duration(times['masked'].median),
+    f'{times["masked"].median / times["dense"].median:.2f}',
+  )
+
+
+def main(name: str = 'resnet18') -> None:
+  """Prints the table of one network."""
+  print(f'{name}; {machine()}\n')
+  print(table([*rows(name), sorting(name), *pruners(name), updates(name)]))
 
 
 if __name__ == '__main__':

@@ -15,11 +15,6 @@ import sys
 import time
 from collections.abc import Callable
 
-from experiments import memory
-
-if __name__ == '__main__':
-  memory.keep_freed()  # As a run does, before JAX is imported.
-
 import jax
 import jax.numpy as jnp
 import numpy as np

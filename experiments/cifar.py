@@ -8,15 +8,11 @@ download.
 
 import sys
 
-from experiments import memory
+from absl import app, flags, logging
 
-memory.keep_freed()  # Before JAX is imported.
-
-from absl import app, flags, logging  # noqa: E402
-
-from experiments import options, report, run, signals  # noqa: E402
-from experiments.config import Config  # noqa: E402
-from experiments.methods import METHODS  # noqa: E402
+from experiments import options, report, run, signals
+from experiments.config import Config
+from experiments.methods import METHODS
 
 _METHOD = flags.DEFINE_string(  # Checked in run, which knows near names.
   'method', Config.method, 'Pruning method; "list" prints them all.'
