@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 
 NOT_MEASURED = 'not measured'
+_PAUSE_S = 0.1
 
 
 class Times(NamedTuple):
@@ -45,11 +46,16 @@ def seconds(call: Callable[[], Any]) -> float:
 def interleaved(
   calls: dict[str, Callable[[], Any]], repeats: int = 7
 ) -> dict[str, Times]:
-  """Times calls in turn, after each was called once."""
+  """Times calls in turn, after each was called once.
+
+  With a pause before each, in which threads of the one before come to rest: in
+  libraries that compute with OpenMP they spin for a while.
+  """
   firsts = {name: seconds(call) for name, call in calls.items()}
   times = {name: [] for name in calls}
   for _ in range(repeats):
     for name, call in calls.items():
+      time.sleep(_PAUSE_S)
       times[name].append(seconds(call))
   return {
     name: Times(firsts[name], statistics.median(times[name])) for name in calls
