@@ -133,6 +133,9 @@ class ResNet(nn.Module):
       classifier's under 'torch' is drawn as its kernel is.
     bn_momentum: weight of the old running averages. A clone with 0.0 returns,
       in training mode, the statistics of the batch itself.
+    convolve: of all convolutions, with the arguments of JAX's own. The default
+      is fast on a CPU; where kernels are split over devices its gradients
+      gather them, so take `jax.lax.conv_general_dilated` there.
     widths: channels of those groups that are narrower than `groups.sizes`
       says, in a `FrozenDict`, for it must be hashable.
   """
@@ -144,6 +147,7 @@ class ResNet(nn.Module):
   dtype: jnp.dtype = jnp.dtype('float32')
   initializer: str = 'he'
   bn_momentum: float = 0.9
+  convolve: Callable[..., jax.Array] = convolution.conv
   widths: FrozenDict[str, int] = FrozenDict()
 
   @nn.compact
@@ -156,7 +160,7 @@ class ResNet(nn.Module):
       use_bias=False,
       dtype=self.dtype,
       kernel_init=kernel_init,
-      conv_general_dilated=convolution.conv,
+      conv_general_dilated=self.convolve,
     )
     norm = functools.partial(
       nn.BatchNorm,

@@ -148,6 +148,8 @@ def set_up(config: Config, data_dir: str | None) -> tuple[Setup, Any, Any]:
     dtype=config.dtype,
     initializer=config.initializer,
   )
+  if config.model_parallel > 1:
+    model = model.clone(convolve=jax.lax.conv_general_dilated)
   params, stats, config = initial_network(config, model, dataset)
   steps_per_epoch = num_images // config.batch_size
   recipe = METHODS[config.method].recipe

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from experiments import checkpoints, run
+from experiments import checkpoints, convolution, run
 from experiments.config import Config
 
 _TINY = Config(
@@ -63,6 +63,15 @@ class RunTest(parameterized.TestCase):
     chex.assert_trees_all_close(further['image_mean'], result['image_mean'])
     with self.assertRaisesRegex(ValueError, 'holds another network than'):
       run.run(self.tiny(init_from=workdir, model='resnet20'))
+
+  def test_convolutions_of_split_kernels_are_those_of_jax(self):
+    # The gradients of ours are products, which would gather them.
+    for model_parallel, expected in (
+      (1, convolution.conv),
+      (2, jax.lax.conv_general_dilated),
+    ):
+      setup, *_ = run.set_up(self.tiny(model_parallel=model_parallel), None)
+      self.assertIs(setup.model.convolve, expected)
 
   def test_dense_epochs_come_first_and_pruning_redoes_the_statistics(self):
     workdir = self.create_tempdir().full_path
