@@ -54,7 +54,7 @@ def rows(layers: int = 20, repeats: int = 5) -> list[Row]:
       duration(sweep),
       f'{sweep / limit:.2f}',
       f'{_SLOWDOWN_GOAL}',
-      verdict(sweep / limit, _SLOWDOWN_GOAL),
+      verdict(sweep / limit, _SLOWDOWN_GOAL, 'large-models'),
     ),
     Row(
       f'top-k of {size:,} scores',
@@ -104,7 +104,7 @@ def _memory(before: int | None, weights: int) -> Row:
     what,
     ours=f'{ratio:.2f}',
     goal=f'{_MEMORY_GOAL}',
-    verdict=verdict(ratio, _MEMORY_GOAL),
+    verdict=verdict(ratio, _MEMORY_GOAL, 'large-models'),
   )
 
 

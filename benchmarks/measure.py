@@ -67,9 +67,9 @@ def duration(value: float) -> str:
   return f'{value * 1e3:.1f} ms' if value < 0.1 else f'{value:.2f} s'
 
 
-def verdict(value: float, goal: float) -> str:
-  """Whether a value is as low as its goal."""
-  return 'met' if value <= goal else 'missed'
+def verdict(value: float, goal: float, section: str) -> str:
+  """Whether a value is as low as its goal; if not, a section says why."""
+  return 'met' if value <= goal else f'missed, [why](#{section})'
 
 
 def table(rows: list[Row]) -> str:

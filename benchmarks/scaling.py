@@ -78,7 +78,7 @@ def rows(quick: bool = False) -> list[Row]:
         ours=', '.join(duration(value) for value in values),
         ratio=f'exponent {exponent:.2f}',
         goal=f'{_GOAL}',
-        verdict=verdict(exponent, _GOAL),
+        verdict=verdict(exponent, _GOAL, 'scaling'),
       )
     )
   return found

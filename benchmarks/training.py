@@ -77,7 +77,7 @@ def rows(name: str, repeats: int = 7, masked: bool = True) -> list[Row]:
       'rate of a matrix product',
       f'{dense / theirs:.2f}',
       f'{goal:.2f}',
-      verdict(dense / theirs, goal),
+      verdict(dense / theirs, goal, 'a-training-step'),
     )
   ]
   if masked:
@@ -89,7 +89,7 @@ def rows(name: str, repeats: int = 7, masked: bool = True) -> list[Row]:
         duration(seconds['masked']),
         f'{ratio:.3f}',
         f'{_MASKED_GOAL}',
-        verdict(ratio, _MASKED_GOAL),
+        verdict(ratio, _MASKED_GOAL, 'a-training-step'),
       )
     )
   return found
