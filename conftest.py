@@ -30,3 +30,15 @@ flags.FLAGS.mark_as_parsed()  # absl's temporary directories ask for that.
 def _names(doctest_namespace):
   """Names that the examples in docstrings use without importing them."""
   doctest_namespace.update(jax=jax, jnp=jnp, optax=optax)
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _room_for_programs():
+  """Forgets compiled programs before Linux has no more room for their parts.
+
+  A process may map 65,530 pieces of memory; compiling beyond that crashes.
+  """
+  yield
+  maps = pathlib.Path('/proc/self/maps')
+  if maps.exists() and maps.read_bytes().count(b'\n') > 20_000:
+    jax.clear_caches()
