@@ -8,7 +8,7 @@ larger.
 import numbers
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,8 @@ from ong_jax.solvers import kl as kl
 from ong_jax.solvers import multiplicative as multiplicative
 from ong_jax.starts import Start, random_factors, random_start
 
-_CHECK_EVERY = 10  # Sweeps between two looks at the loss.
+MAX_SWEEPS, TOL = 200, 1e-4  # The defaults.
+_CHECK_EVERY = 3  # Sweeps: over one alone the loss may all but rest.
 
 
 class NMF(NamedTuple):
@@ -34,15 +35,7 @@ class NMF(NamedTuple):
 
 
 def together(
-  keys: jax.Array,
-  vs: Sequence[jax.Array],
-  ranks: Sequence[int],
-  *,
-  solver: Solver = hals,
-  start: Start = random_start,
-  max_sweeps: int = 200,
-  tol: float = 1e-4,
-  restarts: int = 1,
+  keys: jax.Array, vs: Sequence[jax.Array], ranks: Sequence[int], **options: Any
 ) -> NMF:
   """Factorizes many matrices in one program, each as `nmf` does alone.
 
@@ -52,7 +45,7 @@ def together(
     keys: [matrices], what each start is drawn from.
     vs: matrices [m, n] as `nmf` takes them.
     ranks: of each.
-    solver, start, max_sweeps, tol, restarts: of `nmf`.
+    **options: of `nmf`: solver, start, max_sweeps, tol, restarts.
 
   Returns:
     An `NMF` of lists of factors and of arrays [matrices] of losses and sweeps.
@@ -63,18 +56,30 @@ def together(
     >>> jax.tree.map(jnp.shape, found)
     NMF(w=[(6, 2), (3, 1)], h=[(2, 4), (1, 9)], loss=(2,), sweeps=(2,))
   """
-  for name, values in (
-    ('rank', ranks),
-    ('max_sweeps', [max_sweeps]),
-    ('restarts', [restarts]),
-  ):
-    for value in values:
-      if not isinstance(value, numbers.Integral) or value < 1:
-        raise ValueError(
-          f'`{name}` must be an integer of at least 1; got {value!r}.'
-        )
-  if not 0 <= tol < 1:
-    raise ValueError(f'`tol` must lie in [0, 1); got {tol}.')
+  found = joined(keys, vs, ranks, **options)
+  parts = apart(found, vs, ranks)
+  return found._replace(w=[x.w for x in parts], h=[x.h for x in parts])
+
+
+def joined(
+  keys: jax.Array,
+  vs: Sequence[jax.Array],
+  ranks: Sequence[int],
+  *,
+  solver: Solver = hals,
+  start: Start = random_start,
+  max_sweeps: int = MAX_SWEEPS,
+  tol: float = TOL,
+  restarts: int = 1,
+) -> NMF:
+  """Factorizes as `together` does, but leaves the factors in one array.
+
+  Returns:
+    An `NMF` of w [rows of all, highest rank] and h [highest rank, columns of
+    all], both padded, which `apart` takes apart.
+  """
+  check_limits(max_sweeps, tol)
+  _check_integers(rank=ranks, restarts=[restarts])
   for v in vs:
     _check_matrix(v)
   # Accelerators multiply float32 in fewer bits unless told.
@@ -83,12 +88,56 @@ def together(
       keys,
       [v.astype(jnp.promote_types(v.dtype, jnp.float32)) for v in vs],
       tol,
+      max_sweeps,
       ranks=tuple(ranks),
       solver=solver,
       start=start,
-      max_sweeps=max_sweeps,
       restarts=restarts,
     )
+
+
+def apart(
+  found: NMF, like: Sequence[jax.ShapeDtypeStruct], ranks: Sequence[int]
+) -> list[NMF]:
+  """Makes what `joined` returned an `NMF` for each matrix.
+
+  Args:
+    found: of `joined`.
+    like: anything that has the shapes and dtypes of its matrices.
+    ranks: of each.
+  """
+  w = found.w
+  on_host = not isinstance(w, jax.core.Tracer) and len(w.devices()) == 1
+  if on_host:  # In JAX, slices are a program for each of their shapes.
+    found = NMF(*map(np.asarray, found))
+  ws, hs = packing.apart(found.w, found.h, [v.shape for v in like], ranks)
+  dtypes = [jnp.promote_types(v.dtype, jnp.float32) for v in like]
+  parts = [
+    NMF(w.astype(dtype), h.astype(dtype), loss, sweeps)
+    for w, h, loss, sweeps, dtype in zip(
+      ws, hs, found.loss, found.sweeps, dtypes
+    )
+  ]
+  if on_host:
+    return jax.device_put(parts, w.sharding if w.committed else None)
+  return parts
+
+
+def check_limits(max_sweeps: int, tol: float) -> None:
+  """Refuses limits out of range, where they are not traced."""
+  if not isinstance(max_sweeps, jax.core.Tracer):
+    _check_integers(max_sweeps=[max_sweeps])
+  if not isinstance(tol, jax.core.Tracer) and not 0 <= tol < 1:
+    raise ValueError(f'`tol` must lie in [0, 1); got {tol}.')
+
+
+def _check_integers(**arguments):
+  for name, values in arguments.items():
+    for value in values:
+      if not isinstance(value, numbers.Integral) or value < 1:
+        raise ValueError(
+          f'`{name}` must be an integer of at least 1; got {value!r}.'
+        )
 
 
 def _check_matrix(v):
@@ -110,16 +159,18 @@ def nmf(
   *,
   solver: Solver = hals,
   start: Start = random_start,
-  max_sweeps: int = 200,
-  tol: float = 1e-4,
+  max_sweeps: int = MAX_SWEEPS,
+  tol: float = TOL,
   restarts: int = 1,
 ) -> NMF:
   """Factorizes a non-negative matrix, V ~ W H.
 
-  Every 10 sweeps the loss is looked at, and the factorization stops when it
-  fell by less than `tol` of what it was at the start. It never raises for not
-  having converged; `sweeps` tells. The problem is not convex, and only for
-  rank 1 is the product W H unique: other keys give other factors.
+  A sweep of `hals` reads V twice: once for 3 passes of coordinate descent over
+  W, once for 8 over H. One of the other solvers updates each factor once. Every
+  3 sweeps the loss is looked at, and the factorization stops when in these it
+  fell by no more than `tol` of what it was after the first sweep. It never
+  raises for not having converged; `sweeps` tells. The problem is not convex,
+  and only for rank 1 is the product W H unique: other keys give other factors.
 
   Degenerate input is no trouble: zeros give zero factors, a constant matrix or
   a single row or column is fitted exactly, and a rank above min(m, n) fits as
@@ -135,8 +186,9 @@ def nmf(
       for the Kullback-Leibler divergence.
     start: `random_start`, `nndsvd` or `nndsvda` of `ong_jax.starts`, or any
       function `(key, v, rank) -> (w, h)`.
-    max_sweeps: sweeps over both factors, at most.
-    tol: in [0, 1).
+    max_sweeps: sweeps over both factors, at most. Neither this nor `tol` is
+      compiled into the program.
+    tol: in [0, 1); with 0 all of `max_sweeps` are made.
     restarts: factorizations from different starts, of which the one with the
       lowest loss is returned.
 
@@ -159,7 +211,7 @@ def nmf(
     Gillis and Glineur, Accelerated multiplicative updates and hierarchical ALS
     algorithms for nonnegative matrix factorization, 2011.
   """
-  found = together(
+  found = joined(
     key[None],
     [v],
     [rank],
@@ -169,14 +221,11 @@ def nmf(
     tol=tol,
     restarts=restarts,
   )
-  return NMF(*(part[0] for part in found))
+  return apart(found, [v], [rank])[0]
 
 
-@partial(
-  jax.jit,
-  static_argnames=('ranks', 'solver', 'start', 'max_sweeps', 'restarts'),
-)
-def _solve(keys, vs, tol, *, ranks, solver, start, max_sweeps, restarts):
+@partial(jax.jit, static_argnames=('ranks', 'solver', 'start', 'restarts'))
+def _solve(keys, vs, tol, max_sweeps, *, ranks, solver, start, restarts):
   v = packing.pack(vs)
   roots = jnp.sqrt(v.mean)
   roots = [roots[of][:, None, None] for of in (v.of_rows, v.of_columns)]
@@ -187,7 +236,7 @@ def _solve(keys, vs, tol, *, ranks, solver, start, max_sweeps, restarts):
     else:
       factors = packing.pack_factors(v, *zip(*map(start, keys, vs, ranks)))
       factors = map(jnp.divide, factors, roots)
-    return _improve(v, *factors, tol, solver, max_sweeps)
+    return _improve(v, *factors, tol, max_sweeps, solver)
 
   if restarts == 1:
     w, h, loss, sweeps = run(keys)
@@ -198,38 +247,40 @@ def _solve(keys, vs, tol, *, ranks, solver, start, max_sweeps, restarts):
     pick = jax.vmap(lambda x, i: x[i], (1, 0))
     loss, sweeps = pick(loss, best), pick(sweeps, best)
     w, h = pick(w, best[v.of_rows]), pick(h, best[v.of_columns])
-  ws, hs = packing.unpack_factors(v, w * roots[0], h * roots[1], ranks)
   place = np.argsort(v.order)
-  ws, hs = ([x.astype(v.dtype) for x, v in zip(xs, vs)] for xs in (ws, hs))
-  return NMF(ws, hs, (loss * v.mean**solver.degree)[place], sweeps[place])
+  return NMF(
+    *packing.side_by_side(v, w * roots[0], h * roots[1]),
+    (loss * v.mean**solver.degree)[place],
+    sweeps[place],
+  )
 
 
-def _improve(v, w, h, tol, solver, max_sweeps):
+def _improve(v, w, h, tol, max_sweeps, solver):
   """Sweeps until all matrices are done; of each, what is done is held."""
 
   def unfinished(carry):
     return jnp.any(carry[-2])
 
   def turn(carry):
-    w, h, first, before, sweeps, active, time = carry
-    # The first turn makes no sweep, it only looks at the start.
-    todo = jnp.where(time < 0, 0, jnp.minimum(_CHECK_EVERY, max_sweeps - time))
-    improved = jax.lax.fori_loop(
-      0, todo, lambda _, factors: solver.sweep(v, *factors), (w, h)
-    )
-    w = jnp.where(active[v.of_rows][:, None, None], improved[0], w)
-    h = jnp.where(active[v.of_columns][:, None, None], improved[1], h)
-    loss = solver.loss(v, w, h)
-    first = jnp.where(time < 0, loss, first)
-    time = jnp.minimum(time + _CHECK_EVERY, max_sweeps)
+    w, h, first, before, loss, sweeps, active, time = carry
+    new_w, new_h, new_loss = solver.sweep(v, w, h)
+    time = time + 1
+    w = jnp.where(active[v.of_rows][:, None, None], new_w, w)
+    h = jnp.where(active[v.of_columns][:, None, None], new_h, h)
+    loss = jnp.where(active, new_loss, loss)
     sweeps = jnp.where(active, time, sweeps)
+    first = jnp.where(time == 1, loss, first)
+    look = time % _CHECK_EVERY == 0
     # Without a tolerance the rounding of the loss decides nothing.
-    falls = (before - loss > tol * first) | (tol == 0)
-    return w, h, first, loss, sweeps, active & falls & (time < max_sweeps), time
+    goes_on = (before - loss > tol * first) | (tol == 0) | ~look
+    before = jnp.where(look, loss, before)
+    active = active & goes_on & (time < max_sweeps)
+    return w, h, first, before, loss, sweeps, active, time
 
-  before = jnp.full_like(v.mean, jnp.inf)
-  sweeps = jnp.zeros(before.shape, jnp.int32)
-  active = jnp.ones(before.shape, bool)
-  carry = w, h, before, before, sweeps, active, jnp.int32(-_CHECK_EVERY)
-  w, h, _, loss, sweeps, _, _ = jax.lax.while_loop(unfinished, turn, carry)
+  infinite = jnp.full_like(v.mean, jnp.inf)
+  sweeps = jnp.zeros(infinite.shape, jnp.int32)
+  active = jnp.ones(infinite.shape, bool)
+  carry = w, h, infinite, infinite, infinite, sweeps, active, jnp.int32(0)
+  carry = jax.lax.while_loop(unfinished, turn, carry)
+  w, h, _, _, loss, sweeps, _, _ = carry
   return w, h, loss, sweeps

@@ -78,25 +78,39 @@ def pack_factors(
   return lay([ws[i].T for i in v.order]), lay([hs[i] for i in v.order])
 
 
-def unpack_factors(
-  v: Packed, w: jax.Array, h: jax.Array, ranks: list[int]
+def side_by_side(
+  v: Packed, w: jax.Array, h: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """All W as [rows, rank] and all H as [rank, columns], in the list's order.
+
+  The rows and columns of padding are still there.
+  """
+  rank = w.shape[1]
+  rows, columns = (
+    np.argsort(v.order[of], kind='stable') for of in (v.of_rows, v.of_columns)
+  )
+  w = w[rows].swapaxes(1, 2).reshape(-1, rank)
+  return w, h[columns].swapaxes(0, 1).reshape(rank, -1)
+
+
+def apart(
+  w: jax.Array,
+  h: jax.Array,
+  shapes: list[tuple[int, int]],
+  ranks: list[int],
 ) -> tuple[list[jax.Array], list[jax.Array]]:
-  """Undoes `pack_factors`.
+  """Takes factors that lie `side_by_side` apart, without their padding.
 
   Example:
     >>> v = pack([jnp.ones((3, 2))])
     >>> w, h = pack_factors(v, [jnp.ones((3, 1))], [jnp.ones((1, 2))])
-    >>> jax.tree.map(jnp.shape, unpack_factors(v, w, h, [1]))
+    >>> jax.tree.map(jnp.shape, apart(*side_by_side(v, w, h), v.shapes, [1]))
     ([(3, 1)], [(1, 2)])
   """
-  ws, hs = [None] * len(ranks), [None] * len(ranks)
-  rank = w.shape[1]
-  w = w.swapaxes(1, 2).reshape(-1, rank)
-  w, h = _kept((w, h.swapaxes(0, 1).reshape(rank, -1)))
-  row = column = 0
-  for i, (m, n) in zip(v.order, v.shapes):
-    ws[i] = w[row : row + m, : ranks[i]]
-    hs[i] = h[: ranks[i], column : column + n]
+  ws, hs, row, column = [], [], 0, 0
+  for (m, n), rank in zip(shapes, ranks):
+    ws.append(w[row : row + m, :rank])
+    hs.append(h[:rank, column : column + n])
     row, column = row + _up(m), column + _up(n)
   return ws, hs
 
@@ -151,13 +165,6 @@ def project_columns(v: Packed, w: jax.Array) -> tuple[jax.Array, jax.Array]:
   ]
   cross = jnp.concatenate(cross) / v.mean[v.of_columns][:, None, None]
   return cross, jnp.concatenate([jnp.einsum('kmr,kms->krs', x, x) for x in ws])
-
-
-def gram_columns(v: Packed, h: jax.Array) -> jax.Array:
-  """Returns H H^T, [matrices, rank, rank]."""
-  return jnp.concatenate(
-    [jnp.einsum('krn,ksn->krs', x, x) for x in stacked_h(v, h)]
-  )
 
 
 def products(v: Packed, w: jax.Array, h: jax.Array) -> list[jax.Array]:

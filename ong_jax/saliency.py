@@ -153,31 +153,37 @@ def evaluate(
   if not leaves:
     return weights
   shapes = matrix_shapes(weights, inputs)
+  ranks = tuple(
+    _guarded(rank, leaf, shape) for leaf, shape in zip(leaves, shapes)
+  )
+  options = {'max_sweeps': nmf.MAX_SWEEPS, 'tol': nmf.TOL} | options
+  limits = {name: options.pop(name) for name in ('max_sweeps', 'tol')}
+  nmf.check_limits(**limits)
   results = _solve(
     key,
     np.array(jax.tree.leaves(leaf_seeds(weights)), np.uint32),
     leaves,
+    limits,  # Traced: others are no other program.
     shapes=tuple(shapes),
-    ranks=tuple(
-      _guarded(rank, leaf, shape) for leaf, shape in zip(leaves, shapes)
-    ),
+    ranks=ranks,
     saliency=saliency,
     options=tuple(sorted(options.items())),
   )
-  if saliency is None:  # Apart here, where an index compiles once for all.
-    results = [
-      nmf.NMF(w, h, results.loss[i], results.sweeps[i])
-      for i, (w, h) in enumerate(zip(results.w, results.h))
+  if saliency is None:  # Apart here, at no compilation.
+    like = [
+      jax.ShapeDtypeStruct(shape, leaf.dtype)
+      for leaf, shape in zip(leaves, shapes)
     ]
+    results = nmf.apart(results, like, ranks)
   return treedef.unflatten(results)
 
 
 @partial(jax.jit, static_argnames=('shapes', 'ranks', 'saliency', 'options'))
-def _solve(key, seeds, kernels, *, shapes, ranks, saliency, options):
-  """Everything from the weights to the scores, or to an `nmf.NMF` of lists."""
+def _solve(key, seeds, kernels, limits, *, shapes, ranks, saliency, options):
+  """Everything from the weights to the scores, or to `nmf.joined` factors."""
   vs = [as_matrix(kernel, shape) for kernel, shape in zip(kernels, shapes)]
   keys = jax.vmap(jax.random.fold_in, (None, 0))(key, seeds)
-  found = nmf.together(keys, vs, ranks, **dict(options))
+  found = nmf.joined(keys, vs, ranks, **dict(options), **limits)
   if saliency is None:
     return found
 
@@ -187,7 +193,8 @@ def _solve(key, seeds, kernels, *, shapes, ranks, saliency, options):
     with jax.default_matmul_precision('highest'):
       return saliency(v, w, h).reshape(kernel.shape)
 
-  return list(map(score, kernels, vs, found.w, found.h))
+  found = nmf.apart(found, vs, ranks)
+  return [score(*x, y.w, y.h) for *x, y in zip(kernels, vs, found)]
 
 
 def as_matrix(

@@ -18,11 +18,10 @@ _TINY = 1e-12  # Of V's mean: what denominators are kept above.
 class Solver(NamedTuple):
   """How factors improve: one sweep over all of them, and the loss it lowers.
 
-  Both work on packed matrices, divided by their means, and on packed factors.
+  It works on packed matrices, divided by their means, and on packed factors.
   """
 
-  sweep: Callable  # (v, w, h) -> (w, h)
-  loss: Callable  # (v, w, h) -> [matrices]
+  sweep: Callable  # (v, w, h) -> (w, h, loss [matrices] of these)
   degree: int  # The loss of c V and c W H is c**degree times that of V and W H.
 
 
@@ -63,7 +62,8 @@ def _hals_sweep(v, w, h):
   cross, gram = packing.project_rows(v, h)
   w = _coordinate_descent(w, cross, gram, v.of_rows, _ROW_PASSES)
   cross, gram = packing.project_columns(v, w)
-  return w, _coordinate_descent(h, cross, gram, v.of_columns, _COLUMN_PASSES)
+  h = _coordinate_descent(h, cross, gram, v.of_columns, _COLUMN_PASSES)
+  return w, h, _frobenius(v, h, cross, gram, v.of_columns)
 
 
 def _multiplicative_sweep(v, w, h):
@@ -71,13 +71,23 @@ def _multiplicative_sweep(v, w, h):
     return x * cross / (gram[of] @ x + _TINY)
 
   h = improve(h, *packing.project_columns(v, w), v.of_columns)
-  return improve(w, *packing.project_rows(v, h), v.of_rows), h
+  cross, gram = packing.project_rows(v, h)
+  w = improve(w, cross, gram, v.of_rows)
+  return w, h, _frobenius(v, w, cross, gram, v.of_rows)
+
+
+def _frobenius(v, x, cross, gram, of):
+  """1/2 ||V - W H||^2 from what x, W or H, was fitted to: V is not read.
+
+  1/2 ||V||^2 - <cross, x> + 1/2 <gram x, x>, up to rounding of ||V||^2.
+  """
+  fit = packing.by_matrix((x * (0.5 * (gram[of] @ x) - cross)).sum((1, 2)), of)
+  return jnp.maximum(0.5 * v.square + fit, 0)
 
 
 def _kl_sweep(v, w, h):
   def ratio(w, h):
-    fits = packing.products(v, w, h)
-    fits = [jnp.maximum(fit, _TINY) for fit in fits]
+    fits = [jnp.maximum(fit, _TINY) for fit in packing.products(v, w, h)]
     return v._replace(stacks=[x / fit for x, fit in zip(v.stacks, fits)])
 
   def improve(x, cross, of, other, of_other):
@@ -88,28 +98,17 @@ def _kl_sweep(v, w, h):
   cross, _ = packing.project_columns(ratio(w, h), w)
   h = improve(h, cross, v.of_columns, w, v.of_rows)
   cross, _ = packing.project_rows(ratio(w, h), h)
-  return improve(w, cross, v.of_rows, h, v.of_columns), h
+  w = improve(w, cross, v.of_rows, h, v.of_columns)
+  losses = map(_divergence, packing.scaled(v), packing.products(v, w, h))
+  return w, h, jnp.concatenate(list(losses))
 
 
-def _frobenius(v, w, h):
-  """1/2 ||V - W H||^2, without forming W H: up to rounding of ||V||^2."""
-  cross, gram_w = packing.project_columns(v, w)
-  cross = packing.by_matrix((cross * h).sum((1, 2)), v.of_columns)
-  square = (gram_w * packing.gram_columns(v, h)).sum((1, 2))
-  return jnp.maximum(0.5 * v.square - cross + 0.5 * square, 0)
+def _divergence(v, x):
+  """Kullback-Leibler, D(V || X) = sum V log(V / X) - V + X, of a stack."""
+  log = jnp.log(jnp.where(v > 0, v, 1) / jnp.maximum(x, _TINY))
+  return jnp.sum(jnp.where(v > 0, v * log, 0) - v + x, (1, 2))
 
 
-def _divergence(v, w, h):
-  """Kullback-Leibler, D(V || X) = sum V log(V / X) - V + X."""
-
-  def divergence(v, x):
-    log = jnp.log(jnp.where(v > 0, v, 1) / jnp.maximum(x, _TINY))
-    return jnp.sum(jnp.where(v > 0, v * log, 0) - v + x, (1, 2))
-
-  fits = packing.products(v, w, h)
-  return jnp.concatenate(list(map(divergence, packing.scaled(v), fits)))
-
-
-hals = Solver(_hals_sweep, _frobenius, 2)
-multiplicative = Solver(_multiplicative_sweep, _frobenius, 2)
-kl = Solver(_kl_sweep, _divergence, 1)
+hals = Solver(_hals_sweep, 2)
+multiplicative = Solver(_multiplicative_sweep, 2)
+kl = Solver(_kl_sweep, 1)
