@@ -78,7 +78,7 @@ def joined(
     An `NMF` of w [rows of all, highest rank] and h [highest rank, columns of
     all], both padded, which `apart` takes apart.
   """
-  check_limits(max_sweeps, tol)
+  max_sweeps, tol = limits(max_sweeps, tol)
   _check_integers(rank=ranks, restarts=[restarts])
   for v in vs:
     _check_matrix(v)
@@ -123,12 +123,17 @@ def apart(
   return parts
 
 
-def check_limits(max_sweeps: int, tol: float) -> None:
-  """Refuses limits out of range, where they are not traced."""
+def limits(max_sweeps: int, tol: float) -> tuple[jax.Array, jax.Array]:
+  """Refuses limits out of range, where they are not traced.
+
+  Returns:
+    Both as arrays, for which no other program is compiled if they change.
+  """
   if not isinstance(max_sweeps, jax.core.Tracer):
     _check_integers(max_sweeps=[max_sweeps])
   if not isinstance(tol, jax.core.Tracer) and not 0 <= tol < 1:
     raise ValueError(f'`tol` must lie in [0, 1); got {tol}.')
+  return jnp.asarray(max_sweeps, jnp.int32), jnp.asarray(tol, float)
 
 
 def _check_integers(**arguments):
@@ -179,7 +184,8 @@ def nmf(
   Args:
     key: what the start is drawn from.
     v: [m, n], finite and non-negative (checked where it is concrete). Computed
-      in float32, or float64 where it is that.
+      in float32, or float64 where it is that, and divided by its mean: of
+      entries below 1e-19 nothing underflows but the loss that is returned.
     rank: number of components, at least 1.
     solver: `hals`, exact coordinate descent (the default); `multiplicative`,
       Lee and Seung's rule for the same loss 1/2 ||V - W H||^2; or `kl`, theirs

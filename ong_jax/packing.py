@@ -145,26 +145,22 @@ def project_rows(v: Packed, h: jax.Array) -> tuple[jax.Array, jax.Array]:
   H V^T they take several times as long.
   """
   hs, rank = stacked_h(v, h), h.shape[1]
-  cross = _kept(
-    [jnp.einsum('kmn,krn->kmr', stack, x) for stack, x in zip(v.stacks, hs)]
-  )
+  cross = _kept([_dot(stack, x, 2) for stack, x in zip(v.stacks, hs)])
   cross = jnp.concatenate([x.reshape(-1, UNIT, rank) for x in cross])
   cross = cross.swapaxes(1, 2) / v.mean[v.of_rows][:, None, None]
-  return cross, jnp.concatenate([jnp.einsum('krn,ksn->krs', x, x) for x in hs])
+  return cross, jnp.concatenate([_dot(x, x, 2) for x in hs])
 
 
 def project_columns(v: Packed, w: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Returns W^T V, laid out as all H, and W^T W, [matrices, rank, rank]."""
   ws, rank = stacked_w(v, w), w.shape[1]
-  cross = _kept(
-    [jnp.einsum('kmr,kmn->krn', x, stack) for stack, x in zip(v.stacks, ws)]
-  )
+  cross = _kept([_dot(x, stack, 1) for stack, x in zip(v.stacks, ws)])
   cross = [
     x.reshape(len(x), rank, -1, UNIT).swapaxes(1, 2).reshape(-1, rank, UNIT)
     for x in cross
   ]
   cross = jnp.concatenate(cross) / v.mean[v.of_columns][:, None, None]
-  return cross, jnp.concatenate([jnp.einsum('kmr,kms->krs', x, x) for x in ws])
+  return cross, jnp.concatenate([_dot(x, x, 1) for x in ws])
 
 
 def products(v: Packed, w: jax.Array, h: jax.Array) -> list[jax.Array]:
@@ -181,6 +177,11 @@ def by_matrix(x: jax.Array, of: np.ndarray) -> jax.Array:
   """Sums [units, ...] over the units of each matrix, [matrices, ...]."""
   belongs = (jnp.arange(of[-1] + 1)[:, None] == of).astype(x.dtype)
   return jnp.tensordot(belongs, x, 1)
+
+
+def _dot(x, y, axis):
+  """Products of stacks over an axis, traced faster than by `jnp.einsum`."""
+  return jax.lax.dot_general(x, y, (((axis,), (axis,)), ((0,), (0,))))
 
 
 def _up(size: int) -> int:

@@ -157,13 +157,12 @@ def evaluate(
     _guarded(rank, leaf, shape) for leaf, shape in zip(leaves, shapes)
   )
   options = {'max_sweeps': nmf.MAX_SWEEPS, 'tol': nmf.TOL} | options
-  limits = {name: options.pop(name) for name in ('max_sweeps', 'tol')}
-  nmf.check_limits(**limits)
+  limits = nmf.limits(options.pop('max_sweeps'), options.pop('tol'))
   results = _solve(
     key,
     np.array(jax.tree.leaves(leaf_seeds(weights)), np.uint32),
     leaves,
-    limits,  # Traced: others are no other program.
+    *limits,
     shapes=tuple(shapes),
     ranks=ranks,
     saliency=saliency,
@@ -179,10 +178,13 @@ def evaluate(
 
 
 @partial(jax.jit, static_argnames=('shapes', 'ranks', 'saliency', 'options'))
-def _solve(key, seeds, kernels, limits, *, shapes, ranks, saliency, options):
+def _solve(
+  key, seeds, kernels, max_sweeps, tol, *, shapes, ranks, saliency, options
+):
   """Everything from the weights to the scores, or to `nmf.joined` factors."""
   vs = [as_matrix(kernel, shape) for kernel, shape in zip(kernels, shapes)]
   keys = jax.vmap(jax.random.fold_in, (None, 0))(key, seeds)
+  limits = {'max_sweeps': max_sweeps, 'tol': tol}
   found = nmf.joined(keys, vs, ranks, **dict(options), **limits)
   if saliency is None:
     return found

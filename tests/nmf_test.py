@@ -174,6 +174,10 @@ class NmfTest(parameterized.TestCase):
     self.assertEqual(factors.w.dtype, jnp.float32)
     chex.assert_trees_all_equal(factors, nmf.nmf(KEY, v.astype('float32'), 2))
 
+  def test_what_is_tiny_does_not_underflow(self):
+    v = jnp.asarray(V, jnp.float32)
+    np.testing.assert_allclose(product(1e-30 * v), 1e-30 * product(v), 1e-4)
+
   def test_products_ask_for_full_precision(self):
     # Which a CPU gives unasked; accelerators do not.
     jaxpr = str(jax.make_jaxpr(lambda v: nmf.nmf(KEY, v, 2))(V))
@@ -242,7 +246,7 @@ class TogetherTest(parameterized.TestCase):
     first = nmf.together(keys, vs, ranks, max_sweeps=7)
     twice = [2 * v for v in vs]
     second = nmf.together(keys, twice, ranks, max_sweeps=7, tol=1e-3)
-    third = nmf.together(keys, vs, ranks, max_sweeps=9, tol=0.0)
+    third = nmf.together(keys, vs, ranks, max_sweeps=9, tol=0)
     self.assertEqual(nmf._solve._cache_size(), before + 1)
     np.testing.assert_allclose(second.loss, 4 * first.loss, 1e-4)
     np.testing.assert_array_equal(third.sweeps, [9] * 4)
