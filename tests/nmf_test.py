@@ -233,11 +233,14 @@ class TogetherTest(parameterized.TestCase):
 
   def test_what_has_converged_is_held(self):
     vs, keys = self.network()[:2], jax.random.split(KEY)
-    vs[0] = jnp.outer(jnp.arange(1.0, 9), jnp.arange(1.0, 6))  # Of rank 1.
-    found = nmf.together(keys, vs, (1, 4), tol=1e-6)
-    self.assertLess(found.sweeps[0], found.sweeps[1])
-    short = nmf.nmf(keys[0], vs[0], 1, tol=0, max_sweeps=int(found.sweeps[0]))
-    np.testing.assert_allclose(found.w[0], short.w, 1e-6)
+    found = nmf.together(keys, vs, (2, 3), tol=1e-3)
+    self.assertNotEqual(found.sweeps[0], found.sweeps[1])
+    for i, rank in enumerate((2, 3)):
+      sweeps = int(found.sweeps[i])
+      short = nmf.nmf(keys[i], vs[i], rank, tol=0, max_sweeps=sweeps)
+      np.testing.assert_allclose(found.w[i], short.w, 1e-4, 1e-6)
+      np.testing.assert_allclose(found.h[i], short.h, 1e-4, 1e-6)
+      np.testing.assert_allclose(found.loss[i], short.loss, 1e-4)
 
   def test_one_program_serves_and_is_not_compiled_again(self):
     vs, keys = self.network(), jax.random.split(KEY, 4)

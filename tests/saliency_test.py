@@ -1,4 +1,5 @@
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
@@ -67,3 +68,21 @@ class SaliencyTest(parameterized.TestCase):
     # Energies 9, 1 and 0.04: the first has 0.896 of all, two have 0.996.
     v = jnp.diag(jnp.array([0.2, 3.0, 1.0]))
     self.assertEqual(saliency.rank_energy(energy)(v), expected)
+
+
+class FactorizeTest(parameterized.TestCase):
+  def test_other_limits_are_not_compiled_again(self):
+    key, weights = jax.random.key(0), {'a': jnp.asarray(V), 'b': jnp.ones(3)}
+    before = saliency._solve._cache_size()
+    for limits in {}, {'max_sweeps': 2, 'tol': 0}, {'tol': 0.1}:
+      found = saliency.factorize(key, weights, 1, **limits)
+    self.assertEqual(saliency._solve._cache_size(), before + 1)
+    self.assertLess(found['a'].sweeps, 200)
+
+  @parameterized.named_parameters(
+    ('sweeps', {'max_sweeps': 0}, '^`max_sweeps` must be .* 1; got 0.$'),
+    ('tol', {'tol': 1.0}, r'^`tol` must lie in \[0, 1\); got 1.0.$'),
+  )
+  def test_refuses_limits_before_they_are_traced(self, limits, message):
+    with self.assertRaisesRegex(ValueError, message):
+      saliency.factorize(jax.random.key(0), {'a': jnp.ones((4, 4))}, **limits)
