@@ -238,8 +238,8 @@ class TogetherTest(parameterized.TestCase):
     for i, rank in enumerate((2, 3)):
       sweeps = int(found.sweeps[i])
       short = nmf.nmf(keys[i], vs[i], rank, tol=0, max_sweeps=sweeps)
-      np.testing.assert_allclose(found.w[i], short.w, 1e-4, 1e-6)
-      np.testing.assert_allclose(found.h[i], short.h, 1e-4, 1e-6)
+      np.testing.assert_allclose(found.w[i], short.w, 1e-3, 1e-4)
+      np.testing.assert_allclose(found.h[i], short.h, 1e-3, 1e-4)
       np.testing.assert_allclose(found.loss[i], short.loss, 1e-4)
 
   def test_one_program_serves_and_is_not_compiled_again(self):
