@@ -25,6 +25,7 @@ _QUESTIONS = {
   'top-k': ("pruning.rows('resnet18', 5)", "pruning.rows('resnet18', 11)"),
   'sorting': ("[pruning.sorting('resnet18')]",) * 2,
   'pruners': ("pruning.pruners('resnet18', 3)", "pruning.pruners('resnet18')"),
+  'masked update': ("[pruning.updates('resnet18')]",) * 2,
   'step of ResNet-20': (
     "training.rows('resnet20', 11)",
     "training.rows('resnet20', 21)",
