@@ -54,7 +54,9 @@ def times_of(width: int, repeats: int) -> tuple[int, dict[str, float]]:
   mask = ong_jax.top_k(ranked, kept)
   key, masked = jax.random.key(0), jax.jit(ong_jax.apply_mask)
   calls = {
-    'factorization': lambda: saliency.factorize(key, weights, 8),
+    'factorization': lambda: saliency.factorize(
+      key, weights, 8, max_sweeps=20, tol=0.0
+    ),
     'top-k': lambda: ong_jax.top_k(ranked, kept),
     'masking': lambda: masked(params, mask),
     'summary': lambda: ong_jax.summarize(mask),

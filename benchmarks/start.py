@@ -11,6 +11,7 @@ turns that cache on.
 import os
 import pty
 import re
+import select
 import subprocess
 import sys
 import tempfile
@@ -43,12 +44,12 @@ def seconds_to_first_step(model: str, method: str, cache: str) -> float:
   shown = b''
   try:
     while not re.search(rb'loss \d', shown):
+      if not select.select([ours], [], [], _LIMIT_S)[0]:
+        raise TimeoutError(f'Nothing was shown for {_LIMIT_S} s.')
       try:
         shown += os.read(ours, 4096)
       except OSError:  # It has ended, which no run does before its first step.
         raise RuntimeError(shown.decode(errors='replace')) from None
-      if time.perf_counter() - start > _LIMIT_S:
-        raise TimeoutError(f'No step in {_LIMIT_S} s.')
     return time.perf_counter() - start
   finally:
     process.kill()

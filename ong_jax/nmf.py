@@ -1,8 +1,8 @@
 """Non-negative matrix factorization, V ~ W H, in jitted `jax.numpy`.
 
 Nothing here knows of pruning. All matrices of a network are factorized in one
-program, which reads each of them twice per sweep and never forms anything
-larger.
+program, which reads each of them twice per sweep. What it forms beside them
+has their size at most, after sides are padded to multiples of 64.
 """
 
 import numbers
@@ -79,6 +79,11 @@ def joined(
     all], both padded, which `apart` takes apart.
   """
   max_sweeps, tol = limits(max_sweeps, tol)
+  if not len(keys) == len(vs) == len(ranks) > 0:
+    raise ValueError(
+      '`keys`, `vs` and `ranks` must be as many, at least one; they are '
+      f'{len(keys)}, {len(vs)} and {len(ranks)}.'
+    )
   _check_integers(rank=ranks, restarts=[restarts])
   for v in vs:
     _check_matrix(v)
@@ -146,15 +151,18 @@ def _check_integers(**arguments):
 
 
 def _check_matrix(v):
-  if jnp.ndim(v) != 2:
-    raise ValueError(f'`v` must be a matrix [m, n]; its shape is {v.shape}.')
-  if not isinstance(v, jax.core.Tracer) and not jnp.all(
-    (v >= 0) & (v < jnp.inf)
-  ):
+  if jnp.ndim(v) != 2 or not v.size:
     raise ValueError(
-      '`v` must be finite and non-negative; its lowest entry is '
-      f'{jnp.min(v)}, its highest {jnp.max(v)}.'
+      f'`v` must be a matrix [m, n] with entries; its shape is {v.shape}.'
     )
+  if isinstance(v, jax.core.Tracer):
+    return
+  with jax.ensure_compile_time_eval():  # Whatever is traced around it.
+    if not jnp.all((v >= 0) & (v < jnp.inf)):
+      raise ValueError(
+        '`v` must be finite and non-negative; its lowest entry is '
+        f'{jnp.min(v)}, its highest {jnp.max(v)}.'
+      )
 
 
 def nmf(
@@ -240,7 +248,8 @@ def _solve(keys, vs, tol, max_sweeps, *, ranks, solver, start, restarts):
     if start is random_start:  # Of all matrices in one draw.
       factors = random_factors(v, keys, ranks)
     else:
-      factors = packing.pack_factors(v, *zip(*map(start, keys, vs, ranks)))
+      begun = [_started(start, *x) for x in zip(keys, vs, ranks)]
+      factors = packing.pack_factors(v, *zip(*begun))
       factors = map(jnp.divide, factors, roots)
     return _improve(v, *factors, tol, max_sweeps, solver)
 
@@ -259,6 +268,17 @@ def _solve(keys, vs, tol, max_sweeps, *, ranks, solver, start, restarts):
     (loss * v.mean**solver.degree)[place],
     sweeps[place],
   )
+
+
+def _started(start, key, v, rank):
+  w, h = start(key, v, rank)
+  shapes = (v.shape[0], rank), (rank, v.shape[1])
+  if (w.shape, h.shape) != shapes:
+    raise ValueError(
+      f'`start` must return factors of shapes {shapes[0]} and {shapes[1]}; '
+      f'got {w.shape} and {h.shape}.'
+    )
+  return w, h
 
 
 def _improve(v, w, h, tol, max_sweeps, solver):
@@ -288,5 +308,6 @@ def _improve(v, w, h, tol, max_sweeps, solver):
   active = jnp.ones(infinite.shape, bool)
   carry = w, h, infinite, infinite, infinite, sweeps, active, jnp.int32(0)
   carry = jax.lax.while_loop(unfinished, turn, carry)
-  w, h, _, _, loss, sweeps, _, _ = carry
-  return w, h, loss, sweeps
+  w, h, _, _, _, sweeps, _, _ = carry
+  # The loss of a sweep is cheap, but a difference of large numbers.
+  return w, h, solver.loss(v, w, h), sweeps

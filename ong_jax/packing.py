@@ -46,7 +46,7 @@ def pack(vs: list[jax.Array]) -> Packed:
   padded = [tuple(_up(size) for size in v.shape) for v in vs]
   groups = positions(padded)
   order = np.concatenate(groups)
-  stacks = _kept(
+  stacks = _formed(
     [jnp.stack([_padded(vs[i], padded[i]) for i in group]) for group in groups]
   )
   sizes = np.array([vs[i].size for i in order])
@@ -117,7 +117,7 @@ def apart(
 
 def stacked_w(v: Packed, w: jax.Array) -> list[jax.Array]:
   """All W as stacks [k, m, rank]."""
-  return _kept(
+  return _formed(
     [
       x.swapaxes(1, 2).reshape(*stack.shape[:2], -1)
       for x, stack in zip(_split(w, v.stacks, 1), v.stacks)
@@ -128,7 +128,7 @@ def stacked_w(v: Packed, w: jax.Array) -> list[jax.Array]:
 def stacked_h(v: Packed, h: jax.Array) -> list[jax.Array]:
   """All H as stacks [k, rank, n]."""
   rank = h.shape[1]
-  return _kept(
+  return _formed(
     [
       x.reshape(len(stack), -1, rank, UNIT)
       .swapaxes(1, 2)
@@ -145,7 +145,7 @@ def project_rows(v: Packed, h: jax.Array) -> tuple[jax.Array, jax.Array]:
   H V^T they take several times as long.
   """
   hs, rank = stacked_h(v, h), h.shape[1]
-  cross = _kept([_dot(stack, x, 2) for stack, x in zip(v.stacks, hs)])
+  cross = _formed([_dot(stack, x, 2) for stack, x in zip(v.stacks, hs)])
   cross = jnp.concatenate([x.reshape(-1, UNIT, rank) for x in cross])
   cross = cross.swapaxes(1, 2) / v.mean[v.of_rows][:, None, None]
   return cross, jnp.concatenate([_dot(x, x, 2) for x in hs])
@@ -154,7 +154,7 @@ def project_rows(v: Packed, h: jax.Array) -> tuple[jax.Array, jax.Array]:
 def project_columns(v: Packed, w: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Returns W^T V, laid out as all H, and W^T W, [matrices, rank, rank]."""
   ws, rank = stacked_w(v, w), w.shape[1]
-  cross = _kept([_dot(x, stack, 1) for stack, x in zip(v.stacks, ws)])
+  cross = _formed([_dot(x, stack, 1) for stack, x in zip(v.stacks, ws)])
   cross = [
     x.reshape(len(x), rank, -1, UNIT).swapaxes(1, 2).reshape(-1, rank, UNIT)
     for x in cross
@@ -175,8 +175,8 @@ def scaled(v: Packed) -> list[jax.Array]:
 
 def by_matrix(x: jax.Array, of: np.ndarray) -> jax.Array:
   """Sums [units, ...] over the units of each matrix, [matrices, ...]."""
-  belongs = (jnp.arange(of[-1] + 1)[:, None] == of).astype(x.dtype)
-  return jnp.tensordot(belongs, x, 1)
+  # Not a product with zeros and ones, which would spread a NaN to all.
+  return jax.ops.segment_sum(x, of, of[-1] + 1, indices_are_sorted=True)
 
 
 def _dot(x, y, axis):
@@ -192,7 +192,7 @@ def _padded(x, shape):
   return jnp.pad(x, [(0, to - size) for size, to in zip(x.shape, shape)])
 
 
-def _kept(xs):
+def _formed(xs):
   """Has XLA form arrays as they are, once, in the layout that is fast to read.
 
   Else it merges what makes them into every product that reads them.

@@ -56,8 +56,8 @@ def top_k(scores: Scores, counts: Counts) -> Mask:
       name_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(scores)
     ]
     sizes, ks = [x.size for x in leaves], treedef.flatten_up_to(counts)
-  # Python's and NumPy's integers are looked at; a float is a TypeError here.
-  ks = [k if isinstance(k, jax.Array) else operator.index(k) for k in ks]
+  # What is no integer is a TypeError here, and what is not traced looked at.
+  ks = [k if isinstance(k, jax.core.Tracer) else operator.index(k) for k in ks]
   for name, size, k in zip(names, sizes, ks):
     if isinstance(k, int) and not 0 <= k <= size:
       raise ValueError(

@@ -105,7 +105,7 @@ def factorize(
 
   The rank used is max(1, min(rank, min(m, n) // 2)): close to min(m, n) the
   residual is numerical noise. All kernels are factorized together, in one
-  program.
+  program, at the cost of the highest rank among them.
 
   Args:
     key: of the starts; a leaf's own key is made from its path.
@@ -185,18 +185,17 @@ def _solve(
   vs = [as_matrix(kernel, shape) for kernel, shape in zip(kernels, shapes)]
   keys = jax.vmap(jax.random.fold_in, (None, 0))(key, seeds)
   limits = {'max_sweeps': max_sweeps, 'tol': tol}
-  found = nmf.joined(keys, vs, ranks, **dict(options), **limits)
   if saliency is None:
-    return found
-
-  def score(kernel, v, w, h):
-    if min(v.shape) < 2:  # No structure to find.
-      return v.reshape(kernel.shape)
+    return nmf.joined(keys, vs, ranks, **dict(options), **limits)
+  scores = list(vs)  # Of a single row or column: no structure to find.
+  some = [i for i, v in enumerate(vs) if min(v.shape) > 1]
+  if some:
+    chosen = [vs[i] for i in some], [ranks[i] for i in some]
+    found = nmf.joined(keys[np.array(some)], *chosen, **dict(options), **limits)
     with jax.default_matmul_precision('highest'):
-      return saliency(v, w, h).reshape(kernel.shape)
-
-  found = nmf.apart(found, vs, ranks)
-  return [score(*x, y.w, y.h) for *x, y in zip(kernels, vs, found)]
+      for i, (w, h, *_) in zip(some, nmf.apart(found, *chosen)):
+        scores[i] = saliency(vs[i], w, h)
+  return [s.reshape(kernel.shape) for s, kernel in zip(scores, kernels)]
 
 
 def as_matrix(

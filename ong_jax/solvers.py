@@ -18,10 +18,12 @@ _TINY = 1e-12  # Of V's mean: what denominators are kept above.
 class Solver(NamedTuple):
   """How factors improve: one sweep over all of them, and the loss it lowers.
 
-  It works on packed matrices, divided by their means, and on packed factors.
+  Both work on packed matrices, divided by their means, and on packed factors;
+  see `packing`.
   """
 
-  sweep: Callable  # (v, w, h) -> (w, h, loss [matrices] of these)
+  sweep: Callable  # (v, w, h) -> (w, h, loss of these [matrices], cheaply had)
+  loss: Callable  # (v, w, h) -> [matrices], as exact as its sum is
   degree: int  # The loss of c V and c W H is c**degree times that of V and W H.
 
 
@@ -99,16 +101,29 @@ def _kl_sweep(v, w, h):
   h = improve(h, cross, v.of_columns, w, v.of_rows)
   cross, _ = packing.project_rows(ratio(w, h), h)
   w = improve(w, cross, v.of_rows, h, v.of_columns)
-  losses = map(_divergence, packing.scaled(v), packing.products(v, w, h))
-  return w, h, jnp.concatenate(list(losses))
+  return w, h, _divergence(v, w, h)
 
 
-def _divergence(v, x):
-  """Kullback-Leibler, D(V || X) = sum V log(V / X) - V + X, of a stack."""
-  log = jnp.log(jnp.where(v > 0, v, 1) / jnp.maximum(x, _TINY))
-  return jnp.sum(jnp.where(v > 0, v * log, 0) - v + x, (1, 2))
+def _distance(v, w, h):
+  """1/2 ||V - W H||^2."""
+  return _summed(lambda v, x: 0.5 * jnp.square(v - x), v, w, h)
 
 
-hals = Solver(_hals_sweep, 2)
-multiplicative = Solver(_multiplicative_sweep, 2)
-kl = Solver(_kl_sweep, 1)
+def _divergence(v, w, h):
+  """Kullback-Leibler, D(V || X) = sum V log(V / X) - V + X."""
+
+  def divergence(v, x):
+    log = jnp.log(jnp.where(v > 0, v, 1) / jnp.maximum(x, _TINY))
+    return jnp.where(v > 0, v * log, 0) - v + x
+
+  return _summed(divergence, v, w, h)
+
+
+def _summed(of_entries, v, w, h):
+  fits = zip(packing.scaled(v), packing.products(v, w, h))
+  return jnp.concatenate([of_entries(*x).sum((1, 2)) for x in fits])
+
+
+hals = Solver(_hals_sweep, _distance, 2)
+multiplicative = Solver(_multiplicative_sweep, _distance, 2)
+kl = Solver(_kl_sweep, _divergence, 1)

@@ -45,6 +45,8 @@ def random_factors(
     keys: [matrices], in the order of the list.
     ranks: as many, in that order.
   """
+  if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
+    keys = jax.random.wrap_key_data(keys)  # Of `jax.random.PRNGKey`.
   of = np.concatenate([v.of_rows, v.of_columns])
   sides = np.repeat([0, 1], [len(v.of_rows), len(v.of_columns)])
   units = np.array([np.bincount(x) for x in (v.of_rows, v.of_columns)])

@@ -258,6 +258,39 @@ class TogetherTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, '^`rank` must be .* 1; got 0.$'):
       nmf.together(jax.random.split(KEY), [jnp.ones((2, 2))] * 2, [1, 0])
 
+  def test_refuses_lists_that_do_not_match(self):
+    for vs in ([], [jnp.ones((2, 2))]):
+      with self.assertRaisesRegex(ValueError, '^`keys`, `vs` and `ranks` must'):
+        nmf.together(jax.random.split(KEY), vs, [1, 1])
+
+  def test_refuses_a_start_of_other_shapes(self):
+    def start(key, v, rank):
+      return jnp.ones((v.shape[0], rank + 1)), jnp.ones((rank + 1, v.shape[1]))
+
+    with self.assertRaisesRegex(ValueError, r'^`start` must .*\(4, 2\) and'):
+      nmf.nmf(KEY, jnp.ones((4, 3)), 2, start=start)
+
+  def test_a_matrix_that_is_not_finite_harms_no_other(self):
+    vs, keys = self.network()[:2], jax.random.split(KEY)
+    clean = nmf.together(keys, vs, (2, 3))
+    both = jax.jit(lambda v: nmf.together(keys, [vs[0], v], (2, 3)))
+    found = both(vs[1].at[0, 0].set(jnp.nan))
+    self.assertEqual(found.sweeps[0], clean.sweeps[0])
+    np.testing.assert_allclose(found.w[0], clean.w[0], 1e-3, 1e-4)
+    self.assertTrue(np.isnan(found.loss[1]))
+
+  def test_keys_of_both_kinds(self):
+    v = jnp.asarray(positive(1, 9, 5), jnp.float32)
+    chex.assert_trees_all_equal(
+      nmf.nmf(jax.random.PRNGKey(0), v, 2), nmf.nmf(jax.random.key(0), v, 2)
+    )
+
+  def test_the_loss_is_exact_where_the_fit_is_close(self):
+    v = 1 + 1e-3 * jnp.asarray(positive(2, 40, 30), jnp.float32)
+    w, h, loss, _ = nmf.nmf(KEY, v, 2)
+    w, h, v = (np.asarray(x, np.float64) for x in (w, h, v))
+    np.testing.assert_allclose(loss, 0.5 * np.square(v - w @ h).sum(), 1e-2)
+
   def test_no_worse_than_plain_hals_of_as_many_sweeps(self):
     v, key = jnp.asarray(positive(9, 80, 40), jnp.float32), jax.random.key(3)
     w, h = (np.asarray(x, np.float64) for x in starts.random_start(key, v, 4))

@@ -195,6 +195,7 @@ class TopKTest(parameterized.TestCase):
       r"^`counts` of 'fc/kernel' must lie in \[0, 3\], the number .* got 4.$",
     ),
     ('numpy', np.int64(5), r"^`counts` of 'all' must .* 4\], .* got 5.$"),
+    ('jax', jnp.array(5), r"^`counts` of 'all' must .* 4\], .* got 5.$"),
     ('other_tree', {'a': 1}, 'fc'),
   )
   def test_refuses_counts_that_do_not_fit(self, counts, message):
@@ -203,7 +204,7 @@ class TopKTest(parameterized.TestCase):
       ranking.top_k(scores, counts)
 
   def test_refuses_a_count_that_is_no_integer(self):
-    for counts in (1.0, {'a': 0.5}):
+    for counts in (1.0, {'a': 0.5}, jnp.array(1.5)):
       with self.assertRaises(TypeError):
         ranking.top_k({'a': jnp.ones(1)}, counts)
 

@@ -31,9 +31,9 @@ def _segment(setup, num_steps):
 
 
 class StopTest(absltest.TestCase):
-  """Segments of an epoch of four steps, which is one look at the clock."""
+  """Of the first look at the clock, which is after the first step."""
 
-  def run_stopped(self, epochs):
+  def run_stopped(self, num_steps):
     """Runs segments, with a signal that came before the first step."""
     path = self.create_tempdir().full_path
     setup, params, stats = run.set_up(_CONFIG, None)
@@ -43,7 +43,7 @@ class StopTest(absltest.TestCase):
       directory, 60.0, lambda step, note: None, [signal.SIGTERM], [], [], {}, {}
     )
     network = handover.Network(params, params, None, stats)
-    segment = _segment(setup, 4 * epochs)
+    segment = _segment(setup, num_steps)
     state, _ = handover.start(setup, segment, 0, network, None)
     try:
       state = segments._train(setup, process, segment, state, 0)
@@ -55,13 +55,13 @@ class StopTest(absltest.TestCase):
     return state
 
   def test_is_saved_in_the_middle_of_a_segment(self):
-    with self.assertRaisesRegex(signals.Interrupted, 'Stopped at step 4'):
-      self.run_stopped(epochs=2)
-    self.assertEqual(self.saved, ['4'])
+    with self.assertRaisesRegex(signals.Interrupted, 'Stopped at step 1'):
+      self.run_stopped(8)
+    self.assertEqual(self.saved, ['1'])
 
   def test_at_the_end_of_a_segment_is_left_to_who_saves_there(self):
-    state = self.run_stopped(epochs=1)
-    self.assertEqual(int(state.step), 4)
+    state = self.run_stopped(1)
+    self.assertEqual(int(state.step), 1)
     self.assertEmpty(self.saved)
 
 
