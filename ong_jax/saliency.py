@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ong_jax import nmf
+from ong_jax import factoring
 from ong_jax.selection import (
   input_axes,
   leaf_seeds,
@@ -156,8 +156,8 @@ def evaluate(
   ranks = tuple(
     _guarded(rank, leaf, shape) for leaf, shape in zip(leaves, shapes)
   )
-  options = {'max_sweeps': nmf.MAX_SWEEPS, 'tol': nmf.TOL} | options
-  limits = nmf.limits(options.pop('max_sweeps'), options.pop('tol'))
+  options = {'max_sweeps': factoring.MAX_SWEEPS, 'tol': factoring.TOL} | options
+  limits = factoring.limits(options.pop('max_sweeps'), options.pop('tol'))
   results = _solve(
     key,
     np.array(jax.tree.leaves(leaf_seeds(weights)), np.uint32),
@@ -173,7 +173,7 @@ def evaluate(
       jax.ShapeDtypeStruct(shape, leaf.dtype)
       for leaf, shape in zip(leaves, shapes)
     ]
-    results = nmf.apart(results, like, ranks)
+    results = factoring.apart(results, like, ranks)
   return treedef.unflatten(results)
 
 
@@ -181,19 +181,21 @@ def evaluate(
 def _solve(
   key, seeds, kernels, max_sweeps, tol, *, shapes, ranks, saliency, options
 ):
-  """Everything from the weights to the scores, or to `nmf.joined` factors."""
+  """Everything from the weights to the scores, or to what `joined` returns."""
   vs = [as_matrix(kernel, shape) for kernel, shape in zip(kernels, shapes)]
   keys = jax.vmap(jax.random.fold_in, (None, 0))(key, seeds)
   limits = {'max_sweeps': max_sweeps, 'tol': tol}
   if saliency is None:
-    return nmf.joined(keys, vs, ranks, **dict(options), **limits)
+    return factoring.joined(keys, vs, ranks, **dict(options), **limits)
   scores = list(vs)  # Of a single row or column: no structure to find.
   some = [i for i, v in enumerate(vs) if min(v.shape) > 1]
   if some:
     chosen = [vs[i] for i in some], [ranks[i] for i in some]
-    found = nmf.joined(keys[np.array(some)], *chosen, **dict(options), **limits)
+    found = factoring.joined(
+      keys[np.array(some)], *chosen, **dict(options), **limits
+    )
     with jax.default_matmul_precision('highest'):
-      for i, (w, h, *_) in zip(some, nmf.apart(found, *chosen)):
+      for i, (w, h, *_) in zip(some, factoring.apart(found, *chosen)):
         scores[i] = saliency(vs[i], w, h)
   return [s.reshape(kernel.shape) for s, kernel in zip(scores, kernels)]
 

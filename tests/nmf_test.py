@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import parameterized
 
-from ong_jax import nmf, packing, starts
+from ong_jax import factoring, nmf, packing, starts
 
 KEY = jax.random.key(0)
 SOLVERS = (
@@ -244,13 +244,13 @@ class TogetherTest(parameterized.TestCase):
 
   def test_one_program_serves_and_is_not_compiled_again(self):
     vs, keys = self.network(), jax.random.split(KEY, 4)
-    before = nmf._solve._cache_size()
+    before = factoring._solve._cache_size()
     ranks = (1, 2, 3, 1)  # Of no other test.
     first = nmf.together(keys, vs, ranks, max_sweeps=7)
     twice = [2 * v for v in vs]
     second = nmf.together(keys, twice, ranks, max_sweeps=7, tol=1e-3)
     third = nmf.together(keys, vs, ranks, max_sweeps=9, tol=0)
-    self.assertEqual(nmf._solve._cache_size(), before + 1)
+    self.assertEqual(factoring._solve._cache_size(), before + 1)
     np.testing.assert_allclose(second.loss, 4 * first.loss, 1e-4)
     np.testing.assert_array_equal(third.sweeps, [9] * 4)
 
