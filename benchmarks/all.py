@@ -22,20 +22,20 @@ _PATH = pathlib.Path(__file__).parents[1] / 'results' / 'benchmarks.md'
 # (what is asked, of `--quick`, of the whole).
 _QUESTIONS = {
   'factorization': ('nmf.rows(quick=True)', 'nmf.rows()'),
-  'top-k': ("pruning.rows('resnet18', 5)", "pruning.rows('resnet18', 11)"),
-  'sorting': ("[pruning.sorting('resnet18')]",) * 2,
-  'pruners': ("pruning.pruners('resnet18', 3)", "pruning.pruners('resnet18')"),
-  'masked update': ("[pruning.updates('resnet18')]",) * 2,
+  'pruning': (
+    "pruning.everything('resnet18', 3)",
+    "pruning.everything('resnet18', 11)",
+  ),
   'step of ResNet-20': (
     "training.rows('resnet20', 11)",
     "training.rows('resnet20', 21)",
   ),
   'step of ResNet-56': (
-    "training.rows('resnet56', 3, masked=False)",
+    "training.rows('resnet56', 3, False, (True,))",
     "training.rows('resnet56', 11)",
   ),
   'step of ResNet-18': (
-    "training.rows('resnet18', 3, masked=False)",
+    "training.rows('resnet18', 3, False, (True,))",
     "training.rows('resnet18', 11)",
   ),
   'start': ("start.rows('resnet20')",) * 2,

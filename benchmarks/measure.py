@@ -46,17 +46,19 @@ def seconds(call: Callable[[], Any]) -> float:
 def interleaved(
   calls: dict[str, Callable[[], Any]], repeats: int = 7, pause_s: float = 0.0
 ) -> dict[str, Times]:
-  """Times calls in turn, after each was called once.
+  """Times calls in turn, there and back, after each was called once.
 
   With a pause before each, in which threads of the one before come to rest: in
   libraries that compute with OpenMP they spin for a while.
   """
   firsts = {name: seconds(call) for name, call in calls.items()}
   times = {name: [] for name in calls}
+  names = list(calls)
   for _ in range(repeats):
-    for name, call in calls.items():
+    for name in names:
       time.sleep(_PAUSE_S)
-      times[name].append(seconds(call))
+      times[name].append(seconds(calls[name]))
+    names.reverse()  # Else each would always follow the same other.
   return {
     name: Times(firsts[name], statistics.median(times[name])) for name in calls
   }

@@ -42,8 +42,21 @@ _MASKED_GOAL = 1.02  # Of the dense step.
 _PIXELS = {'image_mean': (0.5,) * 3, 'image_std': (0.25,) * 3}
 
 
-def rows(name: str, repeats: int = 7, masked: bool = True) -> list[Row]:
-  """Of a dense step against PyTorch's, and of a masked against the dense."""
+def rows(
+  name: str,
+  repeats: int = 7,
+  masked: bool = True,
+  formats: tuple[bool, ...] = (False, True),
+) -> list[Row]:
+  """Of a dense step against PyTorch's, and of a masked against the dense.
+
+  Args:
+    name: of the network.
+    repeats: of each, of which the medians are taken.
+    masked: whether to time the masked step, too.
+    formats: whether PyTorch's channels come last; of several, the fastest
+      counts. On a GPU they do.
+  """
   on_cpu = _on_cpu()
   batch, steps = (128, 1) if on_cpu else (512, 50)
   config = Config(
@@ -56,7 +69,7 @@ def rows(name: str, repeats: int = 7, masked: bool = True) -> list[Row]:
   calls = {'dense': _ours(config, _dense())}
   if masked:
     calls['masked'] = _ours(config, ong_jax.static(pruner))
-  for last in (False, True) if on_cpu else (True,):
+  for last in formats if on_cpu else (True,):
     calls[f'torch {last}'] = peer.steps(config, on_cpu, channels_last=last)
   times = interleaved(
     {key: lambda call=call: call(steps) for key, call in calls.items()}, repeats
