@@ -65,7 +65,7 @@ machine mean little.
 
 def ask(question: str) -> list[Row]:
   """Evaluates an expression of the modules of `benchmarks` elsewhere."""
-  module = question.strip('[').split('.')[0]
+  module = question.split('.')[0]
   program = (
     f'import json, benchmarks; from benchmarks import {module}\n'
     f'print(json.dumps({question}))'

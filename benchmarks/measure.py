@@ -44,7 +44,7 @@ def seconds(call: Callable[[], Any]) -> float:
 
 
 def interleaved(
-  calls: dict[str, Callable[[], Any]], repeats: int = 7, pause_s: float = 0.0
+  calls: dict[str, Callable[[], Any]], repeats: int = 7
 ) -> dict[str, Times]:
   """Times calls in turn, there and back, after each was called once.
 

@@ -90,8 +90,8 @@ def nmf(
 
   Raises:
     ValueError: `v` is no matrix or has a negative or non-finite entry;
-      `rank`, `max_sweeps` or `restarts` is no integer of at least 1; or `tol`
-      is out of range.
+      `rank`, `max_sweeps` or `restarts` is no integer of at least 1; `tol` is
+      out of range; or `start` returns other shapes.
 
   Example:
     >>> v = jnp.outer(jnp.arange(4.0), jnp.arange(3.0))
