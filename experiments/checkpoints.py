@@ -1,178 +1,169 @@
-"""A run directory: its config, metrics, result, and checkpoints by Orbax."""
+"""The states of a run and its final network on disk, by Orbax."""
 
-import dataclasses
-import fcntl
 import itertools
 import json
+import os
 import pathlib
+import re
+import shutil
 from collections.abc import Callable
-from typing import IO, Any
+from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
-from experiments.config import Config
+from experiments import fingerprints, hosts
+from ong_jax.selection import name_of
+
+Log = Callable[[str], None]  # Takes a line for the user.
 
 
-class RunDirectory:
-  """Where a run keeps what must outlive it.
+class Checkpoints:
+  """The newest two states of a run: each is there whole, or not at all.
 
-  `config.json`, `metrics.jsonl` (a line an epoch), `checkpoints/` (the newest
-  two), and at the end `final/` (params and statistics) and `result.json`. All
-  is written so that a process killed at any moment leaves no half of it.
+  Every process saves what it holds. Beside a state lie fingerprints of its
+  arrays, so that damage is found that can be read without an error.
   """
 
-  def __init__(self, path: str, config: Config):
-    """Opens the directory, and refuses one that another run is or was in."""
-    self.path = pathlib.Path(path).expanduser().absolute()
-    self.path.mkdir(parents=True, exist_ok=True)
-    self._lock = _lock(self.path)
-    try:
-      self._check_config(config)
-    except ValueError:
-      self._lock.close()
-      raise
+  def __init__(self, path: pathlib.Path, log: Log):
+    """Opens a directory, and removes what a killed process has half written."""
+    self._path, self._log = path, log
+    self._open()
+
+  def _open(self) -> None:
     self._manager = ocp.CheckpointManager(
-      self.path / 'checkpoints',
+      self._path,
       options=ocp.CheckpointManagerOptions(max_to_keep=2),
       # Else it guesses from the newest checkpoint, which may be damaged.
       item_handlers=ocp.StandardCheckpointHandler(),
     )
 
-  def _check_config(self, config: Config) -> None:
-    file = self.path / 'config.json'
-    self._config = wanted = json.loads(json.dumps(dataclasses.asdict(config)))
-    if not file.exists():
-      left = ('result.json', 'final', 'metrics.jsonl')
-      checkpoints = (self.path / 'checkpoints').glob('*')
-      if any((self.path / name).exists() for name in left) or any(checkpoints):
-        raise ValueError(
-          f"'{self.path}' holds a run, but no config.json that says which. "
-          'Pass another `workdir`.'
-        )
-      return
-    # A field that is younger than the run had its default value.
-    found = json.loads(json.dumps(dataclasses.asdict(Config())))
-    found |= _read(file)
-    differing = [
-      f'{name} ({found.get(name)!r} there, {wanted.get(name)!r} here)'
-      for name in sorted(found.keys() | wanted.keys())
-      if found.get(name) != wanted.get(name)
-    ]
-    if differing:
-      raise ValueError(
-        f"The run in '{self.path}' has another config: "
-        f'{", ".join(differing)}. Pass another `workdir`.'
-      )
-
-  def _claim(self) -> None:
-    """Writes the config down, as soon as there is anything to go on from."""
-    file = self.path / 'config.json'
-    if not file.exists():
-      _write(file, self._config)
-
-  def result(self) -> dict | None:
-    """Returns what a finished run has left; None if a part of it is gone."""
-    file = self.path / 'result.json'
-    if file.exists() and (self.path / 'final').exists():
-      return _read(file)
-    return None
-
-  def finish(self, params: Any, stats: Any, result: dict) -> None:
-    """Stores the network, then the result that says that all is there."""
-    self._claim()
-    self._manager.wait_until_finished()
-    with ocp.StandardCheckpointer() as checkpointer:
-      checkpointer.save(
-        self.path / 'final',
-        {'params': params, 'batch_stats': stats},
-        force=True,
-      )
-    _write(self.path / 'result.json', result)
-
   def save(self, step: int, state: Any) -> None:
-    """Saves a state, in the background; not if it is there from before."""
-    self._claim()
-    if step not in self._manager.all_steps():
-      self._manager.save(step, args=ocp.args.StandardSave(state))
+    """Saves a state in the background; not if it is there from before."""
+    self.flush()
+    if step in self._manager.all_steps():
+      return
+    item = {'state': state, 'fingerprint': _fingerprint(state)}
+    try:
+      self._manager.save(step, args=ocp.args.StandardSave(item))
+    except Exception as error:  # What is wrong with a disk shows in many types.
+      self._failed(error)
 
-  def restore(
-    self, abstract: Callable[[int], Any], log: Callable[[str], None]
-  ) -> Any | None:
-    """Returns the newest state that can be read, or None.
+  def has(self, step: int) -> bool:
+    """Waits for what is being saved, and tells whether this step is there."""
+    self.flush()
+    return step in self._manager.all_steps()
 
-    A damaged one is reported, and the one before it taken.
+  def flush(self) -> None:
+    """Waits for what is being saved, and says so if that fails."""
+    try:
+      self._manager.wait_until_finished()
+    except Exception as error:
+      self._failed(error)
+
+  def _failed(self, error: Exception) -> None:
+    """Says that a save failed, and begins anew; the last ones are there."""
+    message = f"A save in '{self._path}' failed ({_cause(error)})"
+    if jax.process_count() > 1:  # The others wait for this one.
+      raise OSError(f'{message}.') from error
+    for half in self._path.glob('*.orbax-checkpoint-tmp'):  # It takes room.
+      shutil.rmtree(half, ignore_errors=True)
+    self._open()  # The old manager would report the error again.
+    newest = max(self._manager.all_steps(), default=None)
+    self._log(
+      f'{message}; '
+      + ('there is none' if newest is None else f'the last is of step {newest}')
+      + '. Training goes on, and saves when the next save is due.'
+    )
+
+  def restore(self, abstract: Callable[[int], Any]) -> Any | None:
+    """Returns the newest state that is as it was saved, or None.
+
+    Damaged ones that are newer are reported and set aside.
 
     Args:
       abstract: from a step to the shapes, dtypes and shardings of its state.
-      log: takes a line for the user.
+
+    Raises:
+      ValueError: there are states, but all are damaged. They are left as they
+        are: whatever is the matter may be with the disk.
     """
-    steps = sorted(self._manager.all_steps(), reverse=True)
-    for step, before in zip(steps, [*steps[1:], None]):
-      wanted = abstract(step)
+    steps = hosts.from_first(lambda: sorted(self._manager.all_steps()))
+    damaged = {}
+    for step in reversed(steps):
       try:
-        return self._manager.restore(
-          step, args=ocp.args.StandardRestore(wanted)
+        state = self._read(step, abstract(step))
+      except ValueError as error:
+        damaged[step] = str(error)
+        continue
+      for other, cause in damaged.items():
+        self._log(
+          f'Checkpoint {other} cannot be used: {cause}. It is kept as '
+          f"'{self._set_aside(other)}'; checkpoint {step} is used."
         )
-      except Exception as error:  # Damage shows in many types.
-        aside = self._set_aside(step)
-        cause = next(iter(str(error).splitlines()), '')
-        log(
-          f'Checkpoint {step} cannot be read ({type(error).__name__}: '
-          f"{cause:.200}). It is kept as '{aside}'; "
-          + (
-            'the run starts anew.'
-            if before is None
-            else f'checkpoint {before} is used.'
-          )
-        )
+      return state
+    if damaged:
+      causes = '; '.join(f'{step}: {cause}' for step, cause in damaged.items())
+      raise ValueError(
+        f"No checkpoint in '{self._path}' can be used ({causes}). Nothing was "
+        'changed there. To begin anew, pass another `workdir`.'
+      )
     return None
 
-  def _set_aside(self, step: int) -> pathlib.Path:
-    names = (f'damaged-{step}-{i}' for i in itertools.count(1))
-    aside = next(
-      self.path / name for name in names if not (self.path / name).exists()
+  def _read(self, step: int, wanted: Any) -> Any:
+    """Reads a state, and compares it with its fingerprint."""
+    num_leaves = len(jax.tree.leaves(wanted))
+    item = {'state': wanted, 'fingerprint': np.zeros(num_leaves, np.uint32)}
+    # Not by the manager, which waits for the other processes while it reads:
+    # one that fails would leave them there.
+    found = hosts.together(
+      lambda: _restore(
+        self._path / str(step) / 'default', ocp.args.StandardRestore(item)
+      )
     )
-    (self.path / 'checkpoints' / str(step)).rename(aside)
+    _compare(found['state'], _fingerprint(found['state']), found['fingerprint'])
+    return found['state']
+
+  def _set_aside(self, step: int) -> str:
+    def rename():
+      names = (f'damaged-{step}-{i}' for i in itertools.count(1))
+      paths = (self._path.parent / name for name in names)
+      aside = next(path for path in paths if not path.exists())
+      (self._path / str(step)).rename(aside)
+      return str(aside)
+
+    aside = hosts.from_first(rename)
     self._manager.reload()
     return aside
 
-  def log_metrics(self, line: dict) -> None:
-    """Appends a line to `metrics.jsonl`."""
-    self._claim()
-    with (self.path / 'metrics.jsonl').open('a') as file:
-      file.write(json.dumps(line, allow_nan=False) + '\n')
-
-  def forget_metrics_after(self, step: int) -> list[dict]:
-    """Drops the lines that a resumed run will write again.
-
-    Those of the final pruning are among them, whatever their step.
-
-    Args:
-      step: that the run goes on from; -1 if it begins.
-
-    Returns:
-      The lines that are left.
-    """
-    file = self.path / 'metrics.jsonl'
-    if not file.exists():
-      return []
-    lines = []
-    for text in file.read_text().splitlines():
-      try:
-        line = json.loads(text)
-        record = line.get('pruning') or line.get('draws') or {}
-        if line['step'] <= step and not record.get('final', False):
-          lines.append(line)
-      except (ValueError, KeyError, TypeError):
-        continue  # The half line of a killed process.
-    _replace(file, ''.join(json.dumps(line) + '\n' for line in lines))
-    return lines
-
   def close(self) -> None:
-    """Waits for what is being saved, and lets others in."""
+    """Waits for what is being saved."""
+    self.flush()
     self._manager.close()
-    self._lock.close()
+
+
+def store_final(path: pathlib.Path, params: Any, stats: Any) -> None:
+  """Stores a network in a directory, over what may be there.
+
+  Args:
+    path: the directory.
+    params: on the host.
+    stats: BatchNorm's, on the host.
+
+  Raises:
+    OSError: that was not possible.
+  """
+  trees = {'params': params, 'batch_stats': stats}
+  fingerprint = {'fingerprint': fingerprints.of(trees)}
+  try:
+    with ocp.StandardCheckpointer() as checkpointer:
+      checkpointer.save(path, trees | fingerprint, force=True)
+  except Exception as error:
+    raise OSError(
+      f"The network could not be stored in '{path}' ({_cause(error)}). The "
+      'same command goes on from the last save.'
+    ) from error
 
 
 def load_final(path: str) -> tuple[Any, Any, dict]:
@@ -185,7 +176,7 @@ def load_final(path: str) -> tuple[Any, Any, dict]:
     params, batch statistics, and the config of the run.
 
   Raises:
-    ValueError: there is no finished run.
+    ValueError: there is no finished run, or it is damaged.
   """
   directory = pathlib.Path(path).expanduser().absolute()
   if directory.name == 'final':
@@ -196,43 +187,40 @@ def load_final(path: str) -> tuple[Any, Any, dict]:
       'of a finished run, which has a folder `final`. A run that was stopped '
       'is finished by the command that began it.'
     )
-  with ocp.StandardCheckpointer() as checkpointer:
-    trees = checkpointer.restore(directory / 'final')
-  trees = jax.tree.map(jax.device_get, trees)
-  config = _read(directory / 'config.json')
-  return trees['params'], trees['batch_stats'], config
-
-
-def _lock(path: pathlib.Path) -> IO:
-  """Locks a directory until the file is closed or the process ends."""
-  file = (path / 'lock').open('w')
-  if jax.process_index() == 0:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-      file.close()
-      raise ValueError(
-        f"Another process runs in '{path}'. Wait for it, or pass another "
-        '`workdir`.'
-      ) from error
-  return file
-
-
-def _read(file: pathlib.Path) -> dict:
   try:
-    return json.loads(file.read_text())
-  except ValueError as error:
+    trees = _restore(directory / 'final', ocp.args.StandardRestore())
+    fingerprint = trees.pop('fingerprint')
+    _compare(trees, fingerprints.of(trees), fingerprint)
+    trees = trees['params'], trees['batch_stats']
+    config = json.loads((directory / 'config.json').read_text())
+  except (KeyError, OSError, ValueError) as error:
     raise ValueError(
-      f"'{file}' is damaged ({error}). Pass another `workdir`."
+      f"`init_from`: '{directory}' is damaged ({error}). Pass another run."
     ) from error
+  return *trees, config
 
 
-def _write(file: pathlib.Path, value: Any) -> None:
-  _replace(file, json.dumps(value, indent=2) + '\n')
+def _restore(path: pathlib.Path, args: ocp.args.StandardRestore) -> Any:
+  try:
+    return ocp.StandardCheckpointHandler().restore(path, args=args)
+  except Exception as error:  # Damage shows in many types.
+    raise ValueError(f'it cannot be read ({_cause(error)})') from error
 
 
-def _replace(file: pathlib.Path, text: str) -> None:
-  """Writes a file at once, or not at all."""
-  new = file.with_suffix(file.suffix + '.new')
-  new.write_text(text)
-  new.replace(file)
+def _fingerprint(state: Any) -> np.ndarray:
+  """Of all that the processes hold together: uint32 [leaves]."""
+  return hosts.gather(fingerprints.of(state)).sum(0, dtype=np.uint32)
+
+
+def _compare(tree: Any, found: np.ndarray, expected: np.ndarray) -> None:
+  paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+  for path, a, b in zip(paths, found, expected):
+    if a != b:
+      raise ValueError(f"the bits of leaf '{name_of(path)}' have changed")
+
+
+def _cause(error: Exception) -> str:
+  text = str(error)
+  if number := re.search(r"os_error_code='(\d+)'", text):  # Of TensorStore.
+    return os.strerror(int(number[1]))
+  return f'{type(error).__name__}: {next(iter(text.splitlines()), ""):.200}'

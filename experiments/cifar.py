@@ -8,9 +8,10 @@ download.
 
 import sys
 
+import jax
 from absl import app, flags, logging
 
-from experiments import options, report, run, signals
+from experiments import hosts, options, report, run, signals
 from experiments.config import Config
 from experiments.methods import METHODS
 
@@ -97,6 +98,25 @@ _MODEL_PARALLEL = flags.DEFINE_integer(
   Config.model_parallel,
   'Devices that share each kernel; the others split the batch.',
 )
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator',
+  None,
+  'host:port of the first process, for a run of many processes. Give it to all '
+  'of them, with --num_processes and --process_id, and a --workdir that they '
+  'share.',
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  'num_processes', None, 'Of the run; each uses all devices of its machine.'
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  'process_id', None, 'Which of them this one is, from 0.'
+)
+_CLUSTER = flags.DEFINE_bool(
+  'cluster',
+  False,
+  'Read these three from the environment: SLURM, Open MPI, Google Kubernetes '
+  'Engine, Cloud TPU.',
+)
 _WORKDIR = flags.DEFINE_string(
   'workdir',
   None,
@@ -113,7 +133,8 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'Unknown argument {argv[1]!r}.')
   if not flags.FLAGS['verbosity'].present:
-    logging.set_verbosity(logging.WARNING)  # Orbax logs a hundred lines a save.
+    # Orbax logs a hundred lines a save. What it calls errors, it raises, too.
+    logging.set_verbosity(logging.FATAL)
   if _METHOD.value == 'list':
     for name, entry in METHODS.items():
       own = ', '.join(options.describe(entry.recipe)) or 'no options'
@@ -123,16 +144,25 @@ def main(argv: list[str]) -> None:
     _run()
   except signals.Interrupted as stopped:
     report.log(str(stopped))
-    sys.exit(130)
+    sys.exit(stopped.code)
   except KeyboardInterrupt:
     sys.exit(130)
-  except (ValueError, OSError) as error:
-    if logging.level_info():  # `--verbosity=0` shows where it came from.
-      raise
-    sys.exit(f'Error: {error}')
+  except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
+    alone = jax.process_count() == 1
+    if logging.level_info() or (alone and isinstance(error, RuntimeError)):
+      raise  # `--verbosity=0` shows where it came from.
+    if alone:
+      sys.exit(f'Error: {error}')
+    hosts.leave(error)
 
 
 def _run() -> None:
+  hosts.join(
+    _COORDINATOR.value,
+    _NUM_PROCESSES.value,
+    _PROCESS_ID.value,
+    detect=_CLUSTER.value,
+  )
   config = Config(
     options=options.split(_OPTION.value),
     method=_METHOD.value,

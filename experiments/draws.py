@@ -28,6 +28,7 @@ def end_segment(
     state: at its end.
     last: whether it is that of the run, whose line a resumed run writes anew.
   """
+  state = sharding.whole(setup.mesh, state)
   network = handover.end(segment, state)
   if segment.draws:
     network, record = best_of(setup, segment, state, network)

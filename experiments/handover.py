@@ -10,7 +10,15 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from experiments import inputs, metrics, report, sharding, train
+from experiments import (
+  fingerprints,
+  hosts,
+  inputs,
+  metrics,
+  report,
+  sharding,
+  train,
+)
 from experiments.config import Config
 from experiments.plan import Segment
 from ong_jax import SparseMethod, apply_mask
@@ -141,8 +149,7 @@ def start(
     The state, and a record of `pruning_record` or None.
   """
   trained = step > 0 or setup.config.init_from is not None
-  # On one device, so that sums round the same however many there are.
-  network = jax.device_put(network, jax.local_devices()[0])
+  network = sharding.whole(setup.mesh, network)
   begun = time.monotonic()
   pruned = network.params
   if segment.prune:
@@ -160,9 +167,10 @@ def start(
   if trained and drop.changed:
     stats, record = pruning_record(setup, step, network, pruned, accuracy)
     record['peak_learning_rate'] = peak if segment.steps else None
-    network = network._replace(stats=stats)
+    network = network._replace(stats=sharding.whole(setup.mesh, stats))
   state = begin(setup, segment, step, network, peak)
-  return jax.device_put(state, sharding.shardings(setup.mesh, state)), record
+  hosts.check_same('network', fingerprints.of(state))
+  return sharding.place(state, sharding.shardings(setup.mesh, state)), record
 
 
 def _pruned(segment: Segment, network: Network) -> Network:

@@ -20,11 +20,14 @@ _console = rich.console.Console(highlight=False, markup=False, soft_wrap=True)
 def log(line: str) -> None:
   """Prints a line, above the progress bar if there is one.
 
+  Of many processes, the first one speaks for all.
+
   Example:
     >>> log('3 weights kept')
     3 weights kept
   """
-  _console.print(line)
+  if jax.process_index() == 0:
+    _console.print(line)
 
 
 @contextlib.contextmanager
@@ -49,7 +52,10 @@ def progress(total: int, done: int) -> Iterator[Callable[[int, str], None]]:
     rich.progress.TimeRemainingColumn(),
   )
   with rich.progress.Progress(
-    *columns, console=_console, transient=True, disable=not _console.is_terminal
+    *columns,
+    console=_console,
+    transient=True,
+    disable=not _console.is_terminal or jax.process_index() > 0,
   ) as bar:
     task = bar.add_task('', total=total, completed=done, note='starting')
     yield lambda step, note: bar.update(task, completed=step, note=note)

@@ -20,6 +20,7 @@ from experiments import (
   data,
   evaluation,
   groups,
+  hosts,
   inputs,
   metrics,
   models,
@@ -28,8 +29,10 @@ from experiments import (
   pretrained,
   report,
   sharding,
+  signals,
 )
 from experiments.config import Config, check
+from experiments.directory import RunDirectory
 from experiments.handover import Setup
 from experiments.methods import METHODS
 from experiments.plan import Run
@@ -64,7 +67,8 @@ def run(
 
   Raises:
     ValueError: a value of the config makes no sense, or `workdir` belongs to
-      another config.
+      another config, cannot be written, or has no undamaged checkpoint.
+    OSError: the result cannot be stored.
     FileNotFoundError: the data set is not there and cannot be downloaded.
     signals.Interrupted: on SIGINT or SIGTERM, after a save.
   """
@@ -83,15 +87,34 @@ def run(
   recipe = METHODS[config.method].recipe
   given = options.check(config.method, recipe, config.options)
   config = dataclasses.replace(config, options=given)
-  setup, params, stats = set_up(config, data_dir)
+  with contextlib.ExitStack() as stack:
+    directory = None
+    if workdir:
+      directory = RunDirectory(workdir)
+      stack.enter_context(contextlib.closing(directory))
+    return _run(config, data_dir, directory, save_every_s, started)
+
+
+def _run(
+  config: Config,
+  data_dir: str | None,
+  directory: RunDirectory | None,
+  save_every_s: float,
+  started: float,
+) -> dict[str, Any]:
+  """`run` in a directory that is locked."""
+  setup, params, stats = hosts.together(lambda: set_up(config, data_dir))
   num_kept(select(params), config.sparsity)  # Refused now, not when it prunes.
   plan = Run(
     setup.config,
     setup.steps_per_epoch,
     calibration.make(setup.config, setup.model, setup.train_data),
     groups.names(setup.model)['params'],
-    costing.make_costs(setup.model, setup.config.batch_size, workdir),
+    costing.make_costs(
+      setup.model, setup.config.batch_size, directory and directory.path
+    ),
   )
+  recipe = METHODS[config.method].recipe
   segments = recipe(plan, **setup.config.options)
   if any(segment.steps == 0 for segment in segments[:-1]):
     raise ValueError(
@@ -99,22 +122,22 @@ def run(
       'number for each of its parts; only the last may be 0. Give it more '
       '`epochs`, or other options.'
     )
-  with contextlib.ExitStack() as stack:
-    directory = None
-    if workdir:
-      directory = checkpoints.RunDirectory(workdir, setup.config)
-      stack.enter_context(contextlib.closing(directory))
-      if result := directory.result():
-        report.log(f"The run in '{workdir}' is finished. This is its result.")
-        report.log(report.describe(result))
-        return result
-    report.announce(
-      setup.config,
-      macs=sum(setup.macs.values()),
-      num_images=len(setup.train_data.labels),
-    )
+  if directory:
+    directory.take(setup.config)
+    if result := directory.result():
+      report.log(
+        f"The run in '{directory.path}' is finished. This is its result."
+      )
+      report.log(report.describe(result))
+      return result
+  report.announce(
+    setup.config,
+    macs=sum(setup.macs.values()),
+    num_images=len(setup.train_data.labels),
+  )
+  with signals.caught() as stop:
     outcome = run_segments(
-      setup, segments, params, stats, directory, save_every_s
+      setup, segments, params, stats, directory, save_every_s, stop
     )
     result = dataclasses.asdict(setup.config) | {
       'test_accuracy': outcome.accuracy,

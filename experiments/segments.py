@@ -2,19 +2,21 @@
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from experiments import handover, metrics, report, sharding, signals, train
-from experiments.checkpoints import RunDirectory
+from experiments import handover, metrics, report, sharding, train
+from experiments.directory import RunDirectory
 from experiments.draws import end_segment
 from experiments.handover import Network, Setup
 from experiments.plan import Segment
 from experiments.session import (
   Session,
   Timing,
+  is_due,
   save,
   steps_per_second,
   stop_if_asked,
@@ -43,6 +45,7 @@ def run_segments(
   stats: Any,
   directory: RunDirectory | None,
   save_every_s: float,
+  stop: Sequence[int] = (),
 ) -> Outcome:
   """Runs what is left to run.
 
@@ -54,6 +57,7 @@ def run_segments(
     stats: likewise.
     directory: what to resume from and save to.
     save_every_s: seconds between two saves within a segment, at least.
+    stop: signals that have come; see `signals.caught`.
 
   Raises:
     signals.Interrupted: on SIGINT or SIGTERM, after a save.
@@ -65,10 +69,7 @@ def run_segments(
   resumed_at = int(state.step) if state else 0
   if state:
     report.log(f'Resumed at step {resumed_at} of {last_step}.')
-  with (
-    signals.caught() as stop,
-    report.progress(last_step, resumed_at) as show,
-  ):
+  with report.progress(last_step, resumed_at) as show:
     session = Session(directory, save_every_s, show, stop, prunings, [], {}, {})
     first = _segment_at(starts, resumed_at) if state else 0
     for i in range(first, len(segments)):
@@ -78,6 +79,7 @@ def run_segments(
       last = i + 1 == len(segments)
       if last:
         save(session, state)
+        stop_if_asked(session, last_step)
       network = end_segment(setup, session, segments[i], state, last)
       state = None
   soft = segments[-1].soft
@@ -102,8 +104,7 @@ def _resume(
   state = directory.restore(
     lambda step: handover.shapes_at(
       setup, segments[: _segment_at(starts, step) + 1], step, network
-    ),
-    report.log,
+    )
   )
   lines = directory.forget_metrics_after(int(state.step) if state else -1)
   return state, [line['pruning'] for line in lines if 'pruning' in line]
@@ -148,7 +149,8 @@ def _conclude(
     session.prunings.append(record)
     accuracy = record['accuracy_after']
   if accuracy is None:
-    accuracy = setup.evaluate(network.params, stats, setup.test_data)
+    trees = sharding.replicate(setup.mesh, (network.params, stats))
+    accuracy = setup.evaluate(*trees, setup.test_data)
   return Outcome(
     network.params,
     network.mask,
@@ -209,7 +211,7 @@ def _train(
     session.show(step, f'loss {float(state.loss) / summed:.3f}')
     if step in (epoch_end, end):
       _report_epoch(setup, session, segment, state, summed)
-    due = time.monotonic() - saved_at >= session.save_every_s or session.stop
+    due = is_due(session, time.monotonic() - saved_at)
     if due and step < end:  # What is due at the end, the caller saves.
       save(session, state)
       saved_at = time.monotonic()
@@ -239,7 +241,7 @@ def _report_epoch(
     'train_loss': loss if math.isfinite(loss) else None,
     'train_accuracy': int(state.correct) / num_steps / setup.config.batch_size,
     'test_accuracy': setup.evaluate(params, state.stats, setup.test_data),
-    **metrics.describe(params, mask, setup.macs),
+    **metrics.describe(sharding.whole(setup.mesh, params), mask, setup.macs),
     'seconds': seconds,
   }
   session.accuracies[int(state.step)] = line['test_accuracy']

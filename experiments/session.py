@@ -1,13 +1,13 @@
 """What a process does beside computing: it saves, shows, stops and counts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from experiments import signals, train
-from experiments.checkpoints import RunDirectory
+from experiments import hosts, signals, train
+from experiments.directory import RunDirectory
 
 
 class Timing(NamedTuple):
@@ -24,7 +24,7 @@ class Session(NamedTuple):
   directory: RunDirectory | None
   save_every_s: float
   show: Callable[[int, str], None]  # (step, note): moves the progress bar.
-  stop: list[int]  # Signals that were caught.
+  stop: Sequence[int]  # Signals that were caught.
   prunings: list[dict[str, Any]]  # Records of the run so far.
   timings: list[Timing]  # Of every call so far.
   accuracies: dict[int, float]  # Of what would have been deployed at a step.
@@ -46,17 +46,31 @@ def write(session: Session, line: dict[str, Any]) -> None:
     session.directory.log_metrics(line)
 
 
+def is_due(session: Session, seconds: float) -> bool:
+  """Tells all processes alike whether to save now.
+
+  Args:
+    session: of this process; a signal to any of them makes a save due.
+    seconds: since the last save. The first process's clock counts.
+  """
+  found = hosts.gather([seconds >= session.save_every_s, bool(session.stop)])
+  return bool(found[0, 0] or found[:, 1].any())
+
+
 def stop_if_asked(session: Session, step: int) -> None:
-  """Ends the run after a save, if a signal came."""
-  if not session.stop:
+  """Ends the run after a save, if a signal came to any process."""
+  number = int(hosts.gather(session.stop[0] if session.stop else 0).max())
+  if not number:
     return
+  saved = session.directory is not None and session.directory.has(step)
+  if saved:
+    end = 'The same command goes on from there.'
+  elif session.directory:
+    end = 'It could not be saved; the same command goes on from the last save.'
+  else:
+    end = 'Nothing was saved, as there is no --workdir.'
   raise signals.Interrupted(
-    f'Stopped at step {step}. '
-    + (
-      'The same command goes on from there.'
-      if session.directory
-      else 'Nothing was saved, as there is no --workdir.'
-    )
+    f'Stopped at step {step}. {end}', signals.exit_code(number, saved=saved)
   )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -86,7 +87,60 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
     >>> replicate(mesh, jnp.ones(2)).sharding.is_fully_replicated
     True
   """
-  return jax.device_put(tree, NamedSharding(mesh, P()))
+  return place(tree, NamedSharding(mesh, P()))
+
+
+def place(tree: Any, splits: Any) -> Any:
+  """Puts arrays that every process has whole on the devices of all.
+
+  Args:
+    tree: arrays, the same on all processes.
+    splits: tree of shardings like it, or one for all.
+
+  Example:
+    >>> mesh = make_mesh(model_parallel=1, batch_size=128)
+    >>> params = {'kernel': jnp.ones((2, 4))}
+    >>> place(params, shardings(mesh, params))['kernel'].is_fully_addressable
+    True
+  """
+  if jax.process_count() == 1:
+    return jax.device_put(tree, splits)
+
+  def put(x, split):
+    x = np.array(x)
+    return jax.make_array_from_callback(x.shape, split, lambda i: x[i])
+
+  if isinstance(splits, NamedSharding):
+    splits = jax.tree.map(lambda _: splits, tree)
+  return jax.tree.map(put, tree, splits)
+
+
+def whole(mesh: Mesh, tree: Any) -> Any:
+  """Gathers arrays on one device, of each process its first.
+
+  So what is computed of them rounds the same however many devices there are.
+
+  Args:
+    mesh: of `make_mesh`.
+    tree: arrays, wherever they are.
+
+  Example:
+    >>> mesh = make_mesh(model_parallel=1, batch_size=128)
+    >>> len(whole(mesh, replicate(mesh, jnp.ones(2))).devices())
+    1
+  """
+  if jax.process_count() > 1:
+    leaves, treedef = jax.tree.flatten(tree)
+    apart = [
+      i
+      for i, x in enumerate(leaves)
+      if isinstance(x, jax.Array) and not x.is_fully_addressable
+    ]
+    gather = jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, P()))
+    for i, x in zip(apart, gather([leaves[i] for i in apart])):
+      leaves[i] = x.addressable_data(0)
+    tree = treedef.unflatten(leaves)
+  return jax.device_put(tree, jax.local_devices()[0])
 
 
 def split_batch(mesh: Mesh, batch: Any) -> Any:

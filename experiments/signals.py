@@ -9,7 +9,24 @@ from experiments import report
 
 
 class Interrupted(Exception):
-  """The process was asked to stop, and has saved what it had."""
+  """The process was asked to stop, and has done what it could."""
+
+  def __init__(self, message: str, code: int):
+    """Takes what to tell the user, and the code that the process exits with."""
+    super().__init__(message)
+    self.code = code
+
+
+def exit_code(number: int, *, saved: bool) -> int:
+  """Returns 0 for SIGTERM, by which machines are taken back, if all is saved.
+
+  Else what a shell reports of a process that the signal has ended.
+
+  Example:
+    >>> exit_code(signal.SIGTERM, saved=True), exit_code(15, saved=False)
+    (0, 143)
+  """
+  return 0 if saved and number == signal.SIGTERM else 128 + number
 
 
 @contextlib.contextmanager
@@ -33,4 +50,5 @@ def caught() -> Iterator[list[int]]:
     yield numbers
   finally:
     for number, handler in zip(both, before):
-      signal.signal(number, handler)
+      # None stands for one that is not Python's.
+      signal.signal(number, signal.SIG_DFL if handler is None else handler)

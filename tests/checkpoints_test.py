@@ -1,5 +1,6 @@
-import json
+import contextlib
 import pathlib
+import resource
 import shutil
 
 import chex
@@ -7,11 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest
 
 import ong_jax
 from experiments import checkpoints
-from experiments.config import Config
+
+# A read that fails leaves others that were begun beside it.
+pytestmark = pytest.mark.filterwarnings(
+  'ignore::pytest.PytestUnraisableExceptionWarning',
+  'ignore::pytest.PytestUnhandledThreadExceptionWarning',
+)
 
 
 def _state():
@@ -24,168 +31,200 @@ def _state():
   return {'params': params, 'opt_state': tx.init(params)}
 
 
-class RunDirectoryTest(absltest.TestCase):
+def _shapes(step):
+  del step
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+    _state(),
+  )
+
+
+def _files(path):
+  return sorted(x for x in path.rglob('*') if x.is_file())
+
+
+@contextlib.contextmanager
+def _full_disk(num_bytes=100):
+  """Files cannot grow beyond so many bytes: as if the disk were full."""
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+class CheckpointsTest(absltest.TestCase):
   def setUp(self):
     super().setUp()
-    self.path = pathlib.Path(self.create_tempdir().full_path) / 'run'
+    self.path = pathlib.Path(self.create_tempdir().full_path, 'checkpoints')
     self.lines = []
-    self.directory = None
 
-  def open(self, **fields):
-    """Opens the directory, after what has it open is through with it."""
-    if self.directory:
-      self.directory.close()
-    self.directory = None
-    self.directory = checkpoints.RunDirectory(str(self.path), Config(**fields))
-    return self.directory
+  def open(self):
+    found = checkpoints.Checkpoints(self.path, self.lines.append)
+    self.addCleanup(found.close)
+    return found
 
-  def tearDown(self):
-    if self.directory:
-      self.directory.close()
-    super().tearDown()
+  def write(self, *steps):
+    """Saves the state at steps; the later ones are zeros."""
+    directory, state = self.open(), _state()
+    for step in steps:
+      directory.save(step, state)
+      state = jax.tree.map(jnp.zeros_like, state)
+    directory.close()
 
-  def restore(self, directory):
-    abstract = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-      _state(),
-    )
-    return directory.restore(lambda step: abstract, self.lines.append)
+  def names(self):
+    return sorted(x.name for x in self.path.iterdir())
 
   def test_restores_masks_and_moments_to_the_bit(self):
-    directory = self.open()
-    directory.save(3, _state())
-    found = self.restore(self.open())
+    self.write(3)
+    found = self.open().restore(_shapes)
     chex.assert_trees_all_equal(found, _state())
     self.assertIsNone(found['opt_state'].mask['fc']['bias'])
     self.assertEmpty(self.lines)
 
   def test_an_empty_directory_has_nothing_to_restore(self):
-    self.assertIsNone(self.restore(self.open()))
+    self.assertIsNone(self.open().restore(_shapes))
 
   def test_keeps_the_newest_two(self):
-    directory = self.open()
-    for step in (1, 2, 3):
-      directory.save(step, _state())
-    self.open()  # Waits.
-    names = sorted(p.name for p in (self.path / 'checkpoints').iterdir())
-    self.assertEqual(names, ['2', '3'])
+    self.write(1, 2, 3)
+    self.assertEqual(self.names(), ['2', '3'])
 
   def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(self):
-    directory = self.open()
-    first = _state()
-    directory.save(1, first)
-    directory.save(2, jax.tree.map(jnp.zeros_like, first))
-    self.open()  # Waits.
-    for file in (self.path / 'checkpoints' / '2').rglob('*'):
-      if file.is_file():
-        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    found = self.restore(self.open())
-    chex.assert_trees_all_equal(found, first)
+    self.write(1, 2)
+    for file in _files(self.path / '2'):
+      file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    found = self.open().restore(_shapes)
+    chex.assert_trees_all_equal(found, _state())
     self.assertLen(self.lines, 1)
-    self.assertRegex(self.lines[0], 'Checkpoint 2 cannot be read')
+    self.assertRegex(self.lines[0], 'Checkpoint 2 cannot be used: it cannot be')
     self.assertRegex(self.lines[0], 'checkpoint 1 is used')
-    self.assertTrue((self.path / 'damaged-2-1').exists())
+    self.assertTrue((self.path.parent / 'damaged-2-1').exists())
+    self.assertEqual(self.names(), ['1'])
 
   def test_a_half_deleted_checkpoint_does_not_hide_the_one_before_it(self):
-    directory = self.open()
-    first = _state()
-    directory.save(1, first)
-    directory.save(2, first)
-    self.open()  # Waits.
-    for file in (self.path / 'checkpoints' / '2').iterdir():
+    self.write(1, 2)
+    for file in (self.path / '2').iterdir():
       if file.is_dir():
         shutil.rmtree(file)
-    found = self.restore(self.open())
-    chex.assert_trees_all_equal(found, first)
+    found = self.open().restore(_shapes)
+    chex.assert_trees_all_equal(found, _state())
     self.assertLen(self.lines, 1)
 
-  def test_says_when_no_checkpoint_is_left(self):
-    self.open().save(1, _state())
-    self.open()  # Waits.
-    shutil.rmtree(self.path / 'checkpoints' / '1' / 'default')
-    self.assertIsNone(self.restore(self.open()))
-    self.assertRegex(self.lines[0], 'Checkpoint 1 .* the run starts anew')
+  def test_a_bit_that_has_changed_is_never_taken_for_the_state(self):
+    self.write(1)
+    rng = np.random.default_rng(0)
+    refused, files = 0, _files(self.path / '1')
+    for file in files:
+      before = file.read_bytes()
+      for position in rng.integers(0, max(len(before), 1), size=4):
+        if not before:
+          continue
+        after = bytearray(before)
+        after[position] ^= 1 << int(rng.integers(8))
+        file.write_bytes(after)
+        try:
+          found = self.open().restore(_shapes)
+        except ValueError:
+          refused += 1
+        else:  # It was none of those that matter.
+          chex.assert_trees_all_equal(found, _state())
+      file.write_bytes(before)
+    self.assertGreater(refused, len(files) // 4)
 
-  def test_refuses_a_second_process(self):
-    first = self.open()
-    with self.assertRaisesRegex(ValueError, 'Another process runs in .*run'):
-      checkpoints.RunDirectory(str(self.path), Config())
-    first.close()
-    self.open()
-
-  def test_a_directory_is_taken_with_the_first_thing_that_is_written(self):
-    self.open(seed=0)
-    self.open(seed=1).log_metrics({'step': 0})
-    with self.assertRaisesRegex(ValueError, r'another config: seed \(1 there'):
-      self.open(seed=0)
-
-  def test_refuses_a_run_that_has_lost_its_config(self):
-    self.open().log_metrics({'step': 0})
-    (self.path / 'config.json').unlink()
-    with self.assertRaisesRegex(ValueError, 'holds a run, but no config.json'):
-      self.open()
-
-  def test_names_a_file_that_is_damaged(self):
-    self.open()
-    (self.path / 'config.json').write_text('')
-    with self.assertRaisesRegex(ValueError, "config.json' is damaged"):
-      self.open()
-
-  def test_a_field_younger_than_the_run_had_its_default(self):
-    self.open().log_metrics({'step': 0})
-    file = self.path / 'config.json'
-    fields = json.loads(file.read_text())
-    del fields['label_smoothing']
-    file.write_text(json.dumps(fields))
-    self.open()
-    with self.assertRaisesRegex(ValueError, r'label_smoothing \(0.0 there'):
-      self.open(label_smoothing=0.1)
-
-  def test_a_result_without_its_network_is_not_the_end(self):
-    directory = self.open()
-    directory.finish(_state()['params'], {}, {'kept': 3})
-    shutil.rmtree(self.path / 'final')
-    self.assertIsNone(directory.result())
-
-  def test_refuses_the_directory_of_another_config(self):
-    self.open(seed=0, sparsity=0.9).log_metrics({'step': 0})
+  def test_damage_that_can_be_read_is_found_by_the_fingerprint(self):
+    directory, state = self.open(), _state()
+    item = {'state': state, 'fingerprint': checkpoints._fingerprint(state)}
+    state['params']['fc']['kernel'] += jnp.eye(2, 3) * 1e-7
+    directory._manager.save(
+      1, args=checkpoints.ocp.args.StandardSave(item | {'state': state})
+    )
+    directory.close()
     with self.assertRaisesRegex(
-      ValueError,
-      r'another config: seed \(0 there, 1 here\), sparsity \(0.9 there, 0.5',
+      ValueError, "1: the bits of leaf 'params/fc/kernel' have changed"
     ):
-      self.open(seed=1, sparsity=0.5)
+      self.open().restore(_shapes)
 
-  def test_takes_up_the_directory_of_the_same_config(self):
-    self.open(image_mean=(0.1, 0.2, 0.3)).log_metrics({'step': 0})
-    self.open(image_mean=(0.1, 0.2, 0.3))
-
-  def test_forgets_what_a_resumed_run_writes_again(self):
-    directory = self.open()
-    for step in (10, 20, 30):
-      directory.log_metrics({'step': step})
-    with (self.path / 'metrics.jsonl').open('a') as file:
-      file.write('{"step": 4')  # Killed while it wrote.
-    directory.forget_metrics_after(20)
-    lines = (self.path / 'metrics.jsonl').read_text().splitlines()
-    self.assertEqual([json.loads(line)['step'] for line in lines], [10, 20])
-
-  def test_a_finished_run_gives_back_its_network_and_result(self):
-    directory = self.open(model='resnet8')
-    self.assertIsNone(directory.result())
-    params = _state()['params']
-    directory.finish(params, {'bn1': {'mean': jnp.ones(2)}}, {'kept': 3})
-    self.assertEqual(directory.result(), {'kept': 3})
-    found, stats, config = checkpoints.load_final(str(self.path))
-    chex.assert_trees_all_equal(found, jax.device_get(params))
-    np.testing.assert_array_equal(stats['bn1']['mean'], np.ones(2))
-    self.assertEqual(config['model'], 'resnet8')
-
-  def test_an_unfinished_run_has_no_network(self):
-    self.open()
+  def test_refuses_to_begin_anew_where_all_is_damaged(self):
+    self.write(1, 2)
+    for step in '12':
+      shutil.rmtree(self.path / step / 'default')
     with self.assertRaisesRegex(
-      ValueError, '`init_from`: .*run.* is neither an .npz file nor'
+      ValueError, r"No checkpoint in '.*' can be used \(2: .*; 1: .*Nothing was"
+    ):
+      self.open().restore(_shapes)
+    self.assertEqual(self.names(), ['1', '2'])
+
+  def test_a_full_disk_is_said_and_the_next_save_is_made(self):
+    directory = self.open()
+    directory.save(1, _state())
+    self.assertTrue(directory.has(1))
+    with _full_disk():
+      directory.save(2, _state())
+      self.assertFalse(directory.has(2))
+    self.assertRegex(
+      self.lines[0], r"A save in '.*' failed \(.*the last is of step 1"
+    )
+    directory.save(3, _state())
+    self.assertTrue(directory.has(3))
+    self.assertLen(self.lines, 1)
+    self.assertEqual(self.names(), ['1', '3'])
+    directory.close()
+    chex.assert_trees_all_equal(self.open().restore(_shapes), _state())
+
+
+class FinalTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.path = pathlib.Path(self.create_tempdir().full_path)
+    self.trees = (
+      {'fc': {'kernel': np.arange(6.0, dtype=np.float32).reshape(2, 3)}},
+      {'bn1': {'mean': np.ones(2, np.float32)}},
+    )
+
+  def store(self):
+    checkpoints.store_final(self.path / 'final', *self.trees)
+    (self.path / 'config.json').write_text('{"model": "resnet8"}')
+
+  def test_gives_back_network_and_config(self):
+    self.store()
+    for path in (self.path, self.path / 'final'):
+      params, stats, config = checkpoints.load_final(str(path))
+      chex.assert_trees_all_equal((params, stats), self.trees)
+      self.assertEqual(config, {'model': 'resnet8'})
+
+  def test_a_network_without_statistics(self):
+    self.trees = self.trees[0], {}
+    self.store()
+    params, stats, _ = checkpoints.load_final(str(self.path))
+    chex.assert_trees_all_equal(params, self.trees[0])
+    self.assertEqual(stats, {})
+
+  def test_names_what_is_damaged(self):
+    self.store()
+    (self.path / 'config.json').write_text('{')
+    with self.assertRaisesRegex(ValueError, '`init_from`: .* is damaged'):
+      checkpoints.load_final(str(self.path))
+    self.store()
+    for file in _files(self.path / 'final'):
+      file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with self.assertRaisesRegex(
+      ValueError, '`init_from`: .* is damaged .it cannot be read'
     ):
       checkpoints.load_final(str(self.path))
+
+  def test_an_unfinished_run_has_no_network(self):
+    with self.assertRaisesRegex(
+      ValueError, '`init_from`: .* is neither an .npz file nor'
+    ):
+      checkpoints.load_final(str(self.path))
+
+  def test_a_full_disk_is_an_error(self):
+    with (
+      _full_disk(),
+      self.assertRaisesRegex(OSError, 'The network could not be stored in'),
+    ):
+      self.store()
 
 
 if __name__ == '__main__':

@@ -10,7 +10,6 @@ from absl.testing import absltest
 
 import ong_jax
 from experiments import (
-  checkpoints,
   data,
   draws,
   evaluation,
@@ -23,6 +22,7 @@ from experiments import (
   sharding,
 )
 from experiments.config import Config
+from experiments.directory import RunDirectory
 
 _CONFIG = Config(
   batch_size=64, augment=False, image_mean=(0.5,) * 3, image_std=(0.25,) * 3
@@ -129,7 +129,8 @@ class DrawsTest(absltest.TestCase):
     setup = setup._replace(test_data=setup.train_data)
     network, outcomes, lines = _network(), [], []
     for _ in range(2):  # The second has nothing left but to end.
-      directory = checkpoints.RunDirectory(path, _CONFIG)
+      directory = RunDirectory(path)
+      directory.take(_CONFIG)
       outcomes.append(
         segments.run_segments(
           setup, [_segment()], network.params, network.stats, directory, 60

@@ -13,7 +13,6 @@ from jax.sharding import PartitionSpec as P
 import ong_jax
 from experiments import (
   calibration,
-  checkpoints,
   data,
   handover,
   inputs,
@@ -22,6 +21,7 @@ from experiments import (
   train,
 )
 from experiments.config import Config
+from experiments.directory import RunDirectory
 from experiments.methods import METHODS
 from experiments.plan import Run
 from ong_jax.costs import weights_cost
@@ -225,17 +225,18 @@ class EveryMethodTest(parameterized.TestCase):
       rest = segments[i].steps - first
       middle = _train(setup, segments[i], state, first)
       path = self.create_tempdir().full_path
-      directory = checkpoints.RunDirectory(path, setup.config)
+      directory = RunDirectory(path)
+      directory.take(setup.config)
       directory.save(int(middle.step), middle)
       directory.close()
       # All is made anew, as in another process.
       _, again = _plan(name)
-      directory = checkpoints.RunDirectory(path, setup.config)
+      directory = RunDirectory(path)
+      directory.take(setup.config)
       restored = directory.restore(
         lambda step, i=i, setup=setup, again=again: handover.shapes_at(
           setup, again[: i + 1], step, _initial()
-        ),
-        self.fail,
+        )
       )
       directory.close()
       chex.assert_trees_all_equal(

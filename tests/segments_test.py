@@ -4,7 +4,6 @@ import signal
 from absl.testing import absltest
 
 from experiments import (
-  checkpoints,
   handover,
   plan,
   run,
@@ -13,6 +12,7 @@ from experiments import (
   signals,
 )
 from experiments.config import Config
+from experiments.directory import RunDirectory
 from experiments.recipes import once
 
 _CONFIG = Config(
@@ -37,7 +37,8 @@ class StopTest(absltest.TestCase):
     """Runs segments, with a signal that came before the first step."""
     path = self.create_tempdir().full_path
     setup, params, stats = run.set_up(_CONFIG, None)
-    directory = checkpoints.RunDirectory(path, setup.config)
+    directory = RunDirectory(path)
+    directory.take(setup.config)
     self.addCleanup(directory.close)
     process = session.Session(
       directory, 60.0, lambda step, note: None, [signal.SIGTERM], [], [], {}, {}
