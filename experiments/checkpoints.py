@@ -44,6 +44,7 @@ class Checkpoints:
     self.flush()
     if step in self._manager.all_steps():
       return
+    self._remove_halves()
     item = {'state': state, 'fingerprint': _fingerprint(state)}
     try:
       self._manager.save(step, args=ocp.args.StandardSave(item))
@@ -67,8 +68,7 @@ class Checkpoints:
     message = f"A save in '{self._path}' failed ({_cause(error)})"
     if jax.process_count() > 1:  # The others wait for this one.
       raise OSError(f'{message}.') from error
-    for half in self._path.glob('*.orbax-checkpoint-tmp'):  # It takes room.
-      shutil.rmtree(half, ignore_errors=True)
+    self._remove_halves()
     self._open()  # The old manager would report the error again.
     newest = max(self._manager.all_steps(), default=None)
     self._log(
@@ -76,6 +76,12 @@ class Checkpoints:
       + ('there is none' if newest is None else f'the last is of step {newest}')
       + '. Training goes on, and saves when the next save is due.'
     )
+
+  def _remove_halves(self) -> None:
+    """Removes what saves that failed have left, which may take much room."""
+    if jax.process_count() == 1:  # Of many, none goes on after a failure.
+      for half in self._path.glob('*.orbax-checkpoint-tmp'):
+        shutil.rmtree(half, ignore_errors=True)
 
   def restore(self, abstract: Callable[[int], Any]) -> Any | None:
     """Returns the newest state that is as it was saved, or None.

@@ -1,12 +1,9 @@
 """A run directory: its config, metrics and result, and its checkpoints."""
 
-import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import pathlib
-import uuid
 from collections.abc import Callable
 from typing import IO, Any
 
@@ -15,6 +12,7 @@ import jax
 from experiments import hosts, report
 from experiments.checkpoints import Checkpoints, store_final
 from experiments.config import Config
+from experiments.locking import lock
 
 
 class RunDirectory:
@@ -37,7 +35,7 @@ class RunDirectory:
     self.path = pathlib.Path(path).expanduser().absolute()
     self._lines: list[str] = []  # That could not be written yet.
     self._checkpoints: Checkpoints | None = None
-    self._lock = _lock(self.path)
+    self._lock = lock(self.path)
 
   def take(self, config: Config) -> None:
     """Begins a run here, or goes on with one.
@@ -78,7 +76,7 @@ class RunDirectory:
   def _claim(self) -> None:
     """Writes the config down, as soon as there is anything to go on from."""
     file = self.path / 'config.json'
-    if hosts.is_first() and not file.exists():
+    if not file.exists():
       _write(file, self._config)
 
   def result(self) -> dict | None:
@@ -98,23 +96,19 @@ class RunDirectory:
 
   def finish(self, params: Any, stats: Any, result: dict) -> None:
     """Stores the network, then the result that says that all is there."""
-    self._claim()
     self._checkpoints.flush()
-    self._write_lines(strict=True)
-    trees = jax.device_get((params, stats))
-    store_final(self.path / 'final', *trees)
-    if hosts.is_first():
-      _write(self.path / 'result.json', result)
+    written = hosts.from_first(self._write_lines)
+    store_final(self.path / 'final', *jax.device_get((params, stats)))
+    if not written:
+      raise OSError(
+        f"Lines of metrics could not be stored in '{self.path}'. The same "
+        'command goes on from the last save.'
+      )
+    hosts.from_first(lambda: _write(self.path / 'result.json', result))
 
   def save(self, step: int, state: Any) -> None:
     """Saves a state in the background, after the lines that come before it."""
-    try:
-      self._claim()
-    except OSError as error:
-      report.log(f'{error}. Training goes on, and saves when it can.')
-      return
-    self._write_lines()
-    if not self._lines:
+    if hosts.from_first(self._write_lines):
       self._checkpoints.save(step, state)
 
   def has(self, step: int) -> bool:
@@ -131,26 +125,26 @@ class RunDirectory:
       self._lines.append(json.dumps(line, allow_nan=False) + '\n')
       self._write_lines()
 
-  def _write_lines(self, *, strict: bool = False) -> None:
-    if not self._lines:
-      return
+  def _write_lines(self) -> bool:
+    """Writes what there is to write, and tells whether that was possible."""
     file = self.path / 'metrics.jsonl'
     size = file.stat().st_size if file.exists() else 0
     try:
       self._claim()
-      with file.open('a') as stream:
-        stream.writelines(self._lines)
-        _sync(stream)
+      if self._lines:
+        with file.open('a') as stream:
+          stream.writelines(self._lines)
+          _sync(stream)
       self._lines = []
     except OSError as error:
-      with contextlib.suppress(OSError):
+      if file.exists():
         os.truncate(file, size)  # Of a line, all is there or nothing.
-      message = f"'{file}' cannot be written ({error})."
-      if strict:
-        raise OSError(
-          f'{message} The same command goes on from the last save.'
-        ) from error
-      report.log(f'{message} Its lines are kept until it can.')
+      report.log(
+        f"Nothing can be written to '{self.path}' ({error.strerror}). Training "
+        'goes on, and tries again.'
+      )
+      return False
+    return True
 
   def forget_metrics_after(self, step: int) -> list[dict]:
     """Drops the lines that a resumed run will write again.
@@ -193,49 +187,6 @@ class RunDirectory:
         self._checkpoints.close()
     finally:
       self._lock.close()
-
-
-def _lock(path: pathlib.Path) -> IO:
-  """Locks a directory until the file is closed or the process ends."""
-  token = hosts.from_first(lambda: uuid.uuid4().hex)
-
-  def make():
-    try:
-      path.mkdir(parents=True, exist_ok=True)
-      return (path / 'lock').open('a+')
-    except OSError as error:
-      raise ValueError(
-        f"`workdir`: '{path}' cannot be written ({error.strerror}). Pass "
-        'another.'
-      ) from error
-
-  def lock():
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-      raise ValueError(
-        f"Another process runs in '{path}'. Wait for it, or pass another "
-        '`workdir`.'
-      ) from error
-    file.truncate(0)
-    file.write(token)
-    file.flush()
-
-  def check():
-    if (path / 'lock').read_text() != token:
-      raise ValueError(
-        f"`workdir`: '{path}' is not the directory of the first process. Pass "
-        'one on a file system that all processes share.'
-      )
-
-  file = hosts.together(make)
-  try:
-    hosts.from_first(lock)
-    hosts.together(check)
-  except BaseException:
-    file.close()
-    raise
-  return file
 
 
 def _read(file: pathlib.Path) -> dict:

@@ -91,8 +91,8 @@ def leave(error: Exception) -> NoReturn:
   text = str(error)
   if not isinstance(error, ValueError):  # Of a call that others take part in.
     text = (
-      f'{text.splitlines()[0]:.300}. Another process may have died. Start all '
-      'of them again: the same command goes on from the last save.'
+      f'{text.splitlines()[0]:.300} -- Another process may have died. Start '
+      'all of them again: the same command goes on from the last save.'
     )
   print(f'Error in process {jax.process_index()}: {text}', file=sys.stderr)
   sys.stderr.flush()
@@ -177,7 +177,7 @@ def together(act: Callable[[], Any]) -> Any:
 
 
 def check_same(name: str, values: np.ndarray) -> None:
-  """Refuses to go on where processes have computed different things.
+  """Refuses to go on where processes differ in what they must have in common.
 
   Args:
     name: of what the values stand for.
@@ -189,9 +189,9 @@ def check_same(name: str, values: np.ndarray) -> None:
   for i, other in enumerate(gather(values)):
     if not np.array_equal(other, values):
       raise ValueError(
-        f'Process {i} has computed another {name} than process '
-        f'{jax.process_index()}. All must be on the same kind of machine, with '
-        'the same versions of all packages.'
+        f'Process {i} has another {name} than process {jax.process_index()}. '
+        'Give all of them the same flags, the same versions of all packages, '
+        'and the same kind of device.'
       )
 
 

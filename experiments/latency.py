@@ -145,12 +145,8 @@ def save(path: str | os.PathLike, table: Costs) -> None:
     >>> load(path).layers
     [LayerCost(inputs=None, outputs='a', table=array([[0, 5]]))]
   """
-  layers = [
-    layer._asdict() | {'table': np.asarray(layer.table).tolist()}
-    for layer in table.layers
-  ]
   with open(f'{path}.part', 'w') as file:
-    json.dump(table._replace(layers=layers)._asdict(), file)
+    json.dump(encode(table), file)
   os.replace(f'{path}.part', path)
 
 
@@ -169,16 +165,29 @@ column 1 (char 0)).
   """
   try:
     with open(path) as file:
-      table = Costs(**json.load(file))
-    layers = [
-      LayerCost(**layer)._replace(table=np.array(layer['table'], np.int64))
-      for layer in table.layers
-    ]
-    table = table._replace(layers=layers)
+      table = decode(json.load(file))
     costs.num_blocks(table)
   except (TypeError, KeyError, AttributeError, ValueError) as error:
     raise ValueError(f"'{path}' does not hold costs ({error}).") from error
   return table
+
+
+def encode(table: Costs) -> dict[str, Any]:
+  """Turns costs into what JSON holds."""
+  layers = [
+    layer._asdict() | {'table': np.asarray(layer.table).tolist()}
+    for layer in table.layers
+  ]
+  return table._replace(layers=layers)._asdict()
+
+
+def decode(found: dict[str, Any]) -> Costs:
+  """Turns it back."""
+  layers = [
+    LayerCost(**layer)._replace(table=np.array(layer['table'], np.int64))
+    for layer in found['layers']
+  ]
+  return Costs(**found)._replace(layers=layers)
 
 
 class _Timed(NamedTuple):

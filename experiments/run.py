@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import functools
+import json
 import time
+import zlib
 from typing import Any
 
 import flax
@@ -103,6 +105,8 @@ def _run(
   started: float,
 ) -> dict[str, Any]:
   """`run` in a directory that is locked."""
+  text = json.dumps(dataclasses.asdict(config), sort_keys=True)
+  hosts.check_same('config', np.uint32(zlib.crc32(text.encode())))
   setup, params, stats = hosts.together(lambda: set_up(config, data_dir))
   num_kept(select(params), config.sparsity)  # Refused now, not when it prunes.
   plan = Run(

@@ -1,18 +1,28 @@
+import contextlib
 import json
 import pathlib
 import shutil
+from unittest import mock
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest
+from full_disk import full_disk
 
 import ong_jax
-from experiments import checkpoints
+from experiments import checkpoints, report
 from experiments.config import Config
 from experiments.directory import RunDirectory
+
+# A save that fails leaves others that were begun beside it.
+pytestmark = pytest.mark.filterwarnings(
+  'ignore::pytest.PytestUnraisableExceptionWarning',
+  'ignore::pytest.PytestUnhandledThreadExceptionWarning',
+)
 
 
 def _state():
@@ -29,7 +39,6 @@ class RunDirectoryTest(absltest.TestCase):
   def setUp(self):
     super().setUp()
     self.path = pathlib.Path(self.create_tempdir().full_path) / 'run'
-    self.lines = []
     self.directory = None
 
   def open(self, **fields):
@@ -46,30 +55,16 @@ class RunDirectoryTest(absltest.TestCase):
       self.directory.close()
     super().tearDown()
 
-  def restore(self, directory):
-    abstract = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-      _state(),
-    )
-    return directory.restore(lambda step: abstract)
+  @contextlib.contextmanager
+  def log(self):
+    """Collects what is said."""
+    lines = []
+    with mock.patch.object(report, 'log', lines.append):
+      yield lines
 
-  def test_restores_masks_and_moments_to_the_bit(self):
-    directory = self.open()
-    directory.save(3, _state())
-    found = self.restore(self.open())
-    chex.assert_trees_all_equal(found, _state())
-    self.assertIsNone(found['opt_state'].mask['fc']['bias'])
-    self.assertEmpty(self.lines)
-
-  def test_an_empty_directory_has_nothing_to_restore(self):
-    self.assertIsNone(self.restore(self.open()))
-
-  def test_refuses_a_second_process(self):
-    first = self.open()
-    with self.assertRaisesRegex(ValueError, 'Another process runs in .*run'):
-      RunDirectory(str(self.path))
-    first.close()
-    self.open()
+  def metrics(self):
+    text = (self.path / 'metrics.jsonl').read_text()
+    return [json.loads(line)['step'] for line in text.splitlines()]
 
   def test_a_directory_is_taken_with_the_first_thing_that_is_written(self):
     self.open(seed=0)
@@ -138,12 +133,49 @@ class RunDirectoryTest(absltest.TestCase):
     np.testing.assert_array_equal(stats['bn1']['mean'], np.ones(2))
     self.assertEqual(config['model'], 'resnet8')
 
-  def test_an_unfinished_run_has_no_network(self):
-    self.open()
-    with self.assertRaisesRegex(
-      ValueError, '`init_from`: .*run.* is neither an .npz file nor'
+  def test_a_damaged_result_is_made_anew(self):
+    directory = self.open()
+    directory.finish(_state()['params'], {}, {'kept': 3})
+    for text in '', '[]', '{"kept": 3':
+      (self.path / 'result.json').write_text(text)
+      with self.log() as lines:
+        self.assertIsNone(directory.result())
+      self.assertRegex(lines[0], "result.json' is damaged .*is made anew")
+
+  def test_says_how_many_lines_cannot_be_read(self):
+    directory = self.open()
+    directory.log_metrics({'step': 1})
+    with (self.path / 'metrics.jsonl').open('ab') as file:
+      file.write(b'\xff\x00\n[1]\n{"step": "x"}\n{"loss": 1}\n')
+    with self.log() as lines:
+      found = directory.forget_metrics_after(9)
+    self.assertEqual(found, [{'step': 1}])
+    self.assertRegex(lines[0], '4 of the lines in .* cannot be read')
+
+  def test_lines_wait_until_there_is_room_and_states_wait_for_them(self):
+    directory = self.open()
+    directory.log_metrics({'step': 1})
+    with full_disk(), self.log() as lines:
+      directory.log_metrics({'step': 2, 'text': 200 * 'x'})
+      directory.save(2, _state())
+    self.assertEqual(self.metrics(), [1])
+    self.assertRegex(lines[0], 'Nothing can be written to .*File too large')
+    self.assertFalse(directory.has(2))
+    directory.log_metrics({'step': 3})
+    self.assertEqual(self.metrics(), [1, 2, 3])
+    directory.save(3, _state())
+    self.assertTrue(directory.has(3))
+
+  def test_a_result_that_cannot_be_stored_is_an_error(self):
+    directory = self.open()
+    with (
+      full_disk(1),
+      self.assertRaisesRegex(OSError, 'The network could not be stored in'),
     ):
-      checkpoints.load_final(str(self.path))
+      directory.finish(_state()['params'], {}, {'kept': 3})
+    self.assertIsNone(directory.result())
+    directory.finish(_state()['params'], {}, {'kept': 3})
+    self.assertEqual(directory.result(), {'kept': 3})
 
 
 if __name__ == '__main__':

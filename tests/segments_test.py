@@ -41,7 +41,7 @@ class StopTest(absltest.TestCase):
     directory.take(setup.config)
     self.addCleanup(directory.close)
     process = session.Session(
-      directory, 60.0, lambda step, note: None, [signal.SIGTERM], [], [], {}, {}
+      directory, 1e9, lambda step, note: None, [signal.SIGTERM], [], [], {}, {}
     )
     network = handover.Network(params, params, None, stats)
     segment = _segment(setup, num_steps)

@@ -1,0 +1,26 @@
+import pathlib
+
+from absl.testing import absltest
+
+from experiments import locking
+
+
+class LockTest(absltest.TestCase):
+  def test_lets_one_in_at_a_time(self):
+    path = pathlib.Path(self.create_tempdir().full_path, 'new', 'run')
+    first = locking.lock(path)
+    with self.assertRaisesRegex(ValueError, 'Another process runs in .*run'):
+      locking.lock(path)
+    first.close()
+    locking.lock(path).close()
+
+  def test_refuses_what_cannot_be_written(self):
+    for path in '/proc/none/run', __file__:
+      with self.assertRaisesRegex(
+        ValueError, f"`workdir`: '{path}' cannot be written"
+      ):
+        locking.lock(pathlib.Path(path))
+
+
+if __name__ == '__main__':
+  absltest.main()
