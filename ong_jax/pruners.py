@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ong_jax import allocation, masks, ranking, scores, selection
+from ong_jax import allocation, devices, masks, ranking, scores, selection
 from ong_jax.patterns import Pattern
 from ong_jax.saliency import Rank, Saliency, residual
 from ong_jax.types import (
@@ -87,8 +87,10 @@ def one_shot(
     ranked = score(weights)
     _check_scores(ranked, counts)
     if pattern is None:
-      return ranking.top_k(ranked, counts)
-    return pattern.expand(pattern.choose(ranked), params)
+      mask = ranking.top_k(ranked, counts)
+    else:
+      mask = pattern.expand(pattern.choose(ranked), params)
+    return devices.split_like(params, mask)
 
   return prune
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ong_jax import masks, moves, schedules, scores, selection
+from ong_jax import devices, masks, moves, schedules, scores, selection
 from ong_jax.patterns import Pattern
 from ong_jax.states import SparseState, first_mask, remask
 from ong_jax.types import Mask, Params, Predicate, Pruner
@@ -40,9 +40,7 @@ class Rewiring(NamedTuple):
     if self.first is None:
       weights = selection.select(params, self.prunable)
       mask = self.pattern.choose(scores.random(self.key)(weights))
-      mask = jax.tree.map(  # A draw does not know where its weights are.
-        lambda w, m: jnp.zeros_like(w, bool) | m, weights, mask
-      )
+      mask = devices.split_like(weights, mask)
     else:
       mask = first_mask(self.first, params)
     if jax.tree.leaves(params):  # None when `optax.tree.map_params` probes.

@@ -15,12 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ong_jax import factoring
-from ong_jax.selection import (
-  input_axes,
-  leaf_seeds,
-  matrix_shapes,
-  whole,
-)
+from ong_jax.devices import whole
+from ong_jax.selection import input_axes, leaf_seeds, matrix_shapes
 from ong_jax.types import InputAxes, Weights
 
 Saliency = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ong_jax.devices import whole
 from ong_jax.saliency import (
   Rank,
   Saliency,
@@ -18,7 +19,7 @@ from ong_jax.saliency import (
   evaluate,
   residual,
 )
-from ong_jax.selection import input_axes, leaf_keys, whole
+from ong_jax.selection import input_axes, leaf_keys
 from ong_jax.types import InputAxes, Score, Scores, Weights
 
 
@@ -58,8 +59,11 @@ def random(key: jax.Array) -> Score:
   """
 
   def draw(w, k):
-    # As one long vector: the same numbers, which compile four times faster.
-    return jax.random.uniform(k, (w.size,), jnp.float32).reshape(w.shape)
+    # As a matrix: the same numbers, which compile faster than those of a
+    # convolution, and are split as its kernel where that is by its last axis.
+    columns = w.shape[-1] if w.ndim else 1
+    draws = jax.random.uniform(k, (w.size // columns, columns), jnp.float32)
+    return draws.reshape(w.shape)
 
   return lambda weights: jax.tree.map(draw, weights, leaf_keys(key, weights))
 
@@ -75,7 +79,9 @@ def ong(
   """Scores by a non-negative matrix factorization of |W|, V ~ W H.
 
   The scores of the reconstructed ONG: its paper's formula could not be read,
-  `residual` at rank 7 is what its authors' later work on pruning uses.
+  `residual` at rank 7 is what its authors' later work on pruning uses. A
+  factorization sees its kernel whole, so one that is split over devices is
+  gathered.
 
   Args:
     key: of the factorizations' starts. The same weights and the same key give
@@ -127,8 +133,9 @@ def lamp(score: Score) -> Score:
   """Divides each squared score by the sum of those that are not below it.
 
   Layer-adaptive: in each leaf the highest score becomes 1, so that no leaf is
-  emptied before all are down to one weight. Sorts every leaf. The order inside
-  a leaf is kept up to float32 rounding.
+  emptied before all are down to one weight. Sorts every leaf, for which one
+  that is split over devices is gathered. The order inside a leaf is kept up to
+  float32 rounding.
 
   References:
     Lee et al., Layer-adaptive sparsity for the magnitude-based pruning, 2021,
@@ -173,11 +180,17 @@ def at_least(score: Score, num_weights: int) -> Score:
   _check_count('num_weights', num_weights, lowest=0)
 
   def raise_floor(s):
-    s = whole(s)
-    filters = s.reshape(-1, s.shape[-1]).T
-    _, best = jax.lax.top_k(filters, min(num_weights, filters.shape[1]))
-    rows = jnp.arange(len(filters))[:, None]
-    return filters.at[rows, best].set(jnp.inf).T.reshape(s.shape)
+    filters = s.reshape(-1, s.shape[-1])
+    row = jax.lax.broadcasted_iota(jnp.int32, filters.shape, 0)
+
+    def raise_next(_, best):  # One after the other: `top_k` would gather.
+      rest = jnp.where(best, -jnp.inf, filters)
+      return best | (row == rest.argmax(0))
+
+    best = jnp.zeros_like(filters, bool)
+    num_raised = min(num_weights, len(filters))
+    best = jax.lax.fori_loop(0, num_raised, raise_next, best)
+    return jnp.where(best, jnp.inf, filters).reshape(s.shape)
 
   return lambda weights: jax.tree.map(raise_floor, score(weights))
 
@@ -200,7 +213,8 @@ def shuffled(key: jax.Array, score: Score) -> Score:
   """Shuffles scores inside each leaf: what a score is worth beside its counts.
 
   The control for pruning at initialisation. A mask whose accuracy survives it
-  chose densities of layers, not weights.
+  chose densities of layers, not weights. A leaf that is split over devices is
+  gathered.
 
   Args:
     key: a key of `jax.random.key`.

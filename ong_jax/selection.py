@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from ong_jax.types import InputAxes, Params, Predicate, Weights
 
@@ -247,23 +246,3 @@ def unstack(groups: list[np.ndarray], stacks: list[Any]) -> list[Any]:
     for row, i in enumerate(group):
       leaves[i] = jax.tree.map(lambda x, row=row: x[row], stack)
   return [leaves[i] for i in range(len(leaves))]
-
-
-def whole(leaf: jax.Array) -> jax.Array:
-  """Puts all of an array on each of the devices that share it.
-
-  For what sums over a kernel: sums round differently when they are split, and
-  a mask must not depend on the number of devices. Under `jax.jit`, where an
-  array does not say how it is split, it is returned as it is.
-
-  Example:
-    >>> whole(jnp.ones(2)).shape
-    (2,)
-  """
-  if isinstance(leaf, jax.core.Tracer) or not isinstance(leaf, jax.Array):
-    return leaf
-  if not isinstance(leaf.sharding, NamedSharding):
-    return leaf
-  return jax.device_put(
-    leaf, NamedSharding(leaf.sharding.mesh, PartitionSpec())
-  )

@@ -1,14 +1,10 @@
 from typing import Any, NamedTuple
 
-import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from absl.testing import parameterized
 from flax import nnx
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from ong_jax import selection
 
@@ -215,18 +211,3 @@ class GroupsTest(parameterized.TestCase):
     for i, item in enumerate(selection.unstack(groups, stacks)):
       self.assertEqual(item, {'x': 10.0 * i, 'y': [i]})
     self.assertEqual(selection.unstack(selection.positions([]), []), [])
-
-
-class WholeTest(parameterized.TestCase):
-  def test_a_divided_array_is_put_on_every_device(self):
-    mesh = jax.make_mesh((8,), ('model',), axis_types=(AxisType.Auto,))
-    divided = jax.device_put(jnp.arange(16.0), NamedSharding(mesh, P('model')))
-    found = selection.whole(divided)
-    self.assertTrue(found.sharding.is_fully_replicated)
-    self.assertEqual(found.sharding.mesh, mesh)
-    chex.assert_trees_all_equal(found, jnp.arange(16.0))
-    chex.assert_trees_all_equal(jax.jit(selection.whole)(divided), found)
-
-  def test_other_leaves_stay_as_they_are(self):
-    for leaf in (jnp.ones(3), np.ones(3)):
-      self.assertIs(selection.whole(leaf), leaf)

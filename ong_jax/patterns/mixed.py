@@ -40,7 +40,8 @@ def blocks(
   """Makes the pattern of whole blocks, ranked by the mean of their scores.
 
   The budget is in weights: `mixed` says what becomes of it where blocks do not
-  fit. Less than one block of N - round(sparsity * N) stays unused.
+  fit. Less than one block of N - round(sparsity * N) stays unused. A leaf that
+  is split over devices is gathered.
 
   Args:
     shape: of a block, over the trailing axes; see `Block`.
