@@ -140,7 +140,10 @@ def _check_scores(ranked: Scores, counts: Counts | None) -> None:
   for path, leaf in _on_host(ranked):
     name = selection.name_of(path)
     if num_nan := np.isnan(leaf).sum():
-      raise ValueError(f"Leaf '{name}' has {num_nan} NaN scores.")
+      raise ValueError(
+        f"Leaf '{name}' has {num_nan} NaN scores. Look at the score, and "
+        'whether weights are so large that products of them overflow.'
+      )
     floors[name] = np.isposinf(leaf).sum()
   if counts is None:  # A pattern's own business.
     return

@@ -122,7 +122,7 @@ def normalized(score: Score) -> Score:
   """
 
   def normalize(s):
-    s = at_least_float32(whole(s))
+    s = _near_one(at_least_float32(whole(s)))
     rms = jnp.sqrt(jnp.mean(jnp.square(s)))
     return s / jnp.where(rms > 0, rms, 1)
 
@@ -147,7 +147,7 @@ def lamp(score: Score) -> Score:
   """
 
   def adapt(s):
-    s = at_least_float32(whole(s))
+    s = _near_one(at_least_float32(whole(s)))
     squares = jnp.square(s).ravel()
     ascending = jnp.sort(squares)
     tails = jnp.cumsum(ascending[::-1])[::-1]  # From each to the highest.
@@ -204,9 +204,11 @@ def average(scores: Sequence[Score]) -> Score:
   """
   if not scores:
     raise ValueError('`scores` must have at least one score.')
-  return lambda weights: jax.tree.map(
-    lambda *leaves: sum(leaves) / len(leaves), *[s(weights) for s in scores]
-  )
+
+  def mean(*leaves):  # Wide: a sum overflows half precision.
+    return sum(map(at_least_float32, leaves)) / len(leaves)
+
+  return lambda weights: jax.tree.map(mean, *[s(weights) for s in scores])
 
 
 def shuffled(key: jax.Array, score: Score) -> Score:
@@ -238,6 +240,15 @@ def shuffled(key: jax.Array, score: Score) -> Score:
     return jax.tree.map(shuffle, scores, leaf_keys(key, scores))
 
   return shuffled_score
+
+
+def _near_one(s: jax.Array) -> jax.Array:
+  """Scales a leaf so that its squares neither overflow nor vanish.
+
+  By a power of two, which rounds nothing. Infinite scores, as floors are, stay.
+  """
+  highest = jnp.max(jnp.where(jnp.isinf(s), 0, jnp.abs(s)), initial=0)
+  return jnp.ldexp(s, -jnp.frexp(highest)[1])
 
 
 def _check_count(name: str, value: int, lowest: int) -> None:

@@ -208,6 +208,22 @@ class ScoresOfScoresTest(parameterized.TestCase):
       expected = make(constant(s.astype(np.float32)))({})['kernel']
       np.testing.assert_allclose(found, expected, 5e-3)
 
+  @parameterized.parameters(2e-38, 1e-30, 1e30, 3e37)
+  def test_squares_neither_overflow_nor_vanish(self, scale):
+    weights = jnp.array([1.0, 3.0, 1.0]) * scale
+    found = scores.lamp(scores.magnitude)({'kernel': weights})['kernel']
+    np.testing.assert_allclose(found, [1 / 11, 1, 1 / 11], rtol=1e-5)
+    found = scores.normalized(scores.magnitude)({'kernel': weights})['kernel']
+    expected = np.array([1, 3, 1]) / np.sqrt(11 / 3)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+  def test_an_average_of_half_precision_does_not_overflow(self):
+    weights = {'kernel': jnp.array([6e4, 5e4], jnp.float16)}
+    average = scores.average([scores.magnitude, scores.magnitude])
+    np.testing.assert_allclose(
+      average(weights)['kernel'], [6e4, 5e4], rtol=1e-3
+    )
+
   def test_shuffled_keeps_the_scores_of_each_leaf(self):
     weights = {'a': jnp.arange(40.0).reshape(5, 8), 'b': 100 + jnp.arange(40.0)}
     found = scores.shuffled(KEY, scores.magnitude)(weights | {'c': None})
