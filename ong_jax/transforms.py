@@ -26,7 +26,8 @@ def masked_transform(
   params, its own state) is 0 where pruned, so a global norm, weight decay or a
   second moment is that of the survivors alone. What comes out makes pruned
   weights exactly 0.0, whatever `inner` added; the first update that is applied
-  does so even if the params were not masked before.
+  does so even if the params were not masked before. Only a weight that is not
+  finite when it is pruned stays so, as no update makes it 0: `apply_mask` does.
 
   The moments are 0 where pruned as well, provided that `inner` starts them at 0
   and adds nothing but gradients; Adagrad, Yogi, AdaBelief and Adafactor add
