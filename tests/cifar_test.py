@@ -30,7 +30,10 @@ class CommandLineTest(absltest.TestCase):
     return subprocess.Popen(
       self.command(workdir),
       cwd=_ROOT,
-      env={**os.environ, 'XLA_FLAGS': ''},  # One device is faster.
+      env={
+        **os.environ,  # One device is faster.
+        'XLA_FLAGS': '--xla_backend_optimization_level=0',
+      },
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
       text=True,
@@ -42,20 +45,31 @@ class CommandLineTest(absltest.TestCase):
     self.assertEqual(process.returncode, 0, output)
     return output
 
-  def test_ends_in_the_same_bits_after_kill_and_after_terminate(self):
+  def wait_for(self, step, directory, process, *, saving):
+    """Waits until a step is there, or one from it on is being saved."""
+    deadline = time.monotonic() + 300
+    while True:
+      names = [p.name.split('.') for p in directory.glob('*')]
+      if any(int(x[0]) >= step and (len(x) > 1) == saving for x in names):
+        return
+      self.assertIsNone(process.poll(), 'ended before it was stopped')
+      self.assertLess(time.monotonic(), deadline)
+      time.sleep(0.002)
+
+  def test_ends_in_the_same_bits_after_kills_and_after_terminate(self):
     whole = self.create_tempdir().full_path
     self.finish(whole)
     stopped = self.create_tempdir().full_path
-    for number, step in ((signal.SIGKILL, 12), (signal.SIGTERM, 16)):
+    for number, step, saving in (
+      (signal.SIGKILL, 0, True),  # The first save.
+      (signal.SIGKILL, 5, True),
+      (signal.SIGKILL, 12, False),
+      (signal.SIGTERM, 16, False),
+    ):
       process = self.start(stopped)
-      directory = pathlib.Path(stopped, 'checkpoints')
-      deadline = time.monotonic() + 300
-      while not any(
-        int(p.name) >= step for p in directory.glob('*') if p.name.isdigit()
-      ):
-        self.assertIsNone(process.poll(), 'ended before it was stopped')
-        self.assertLess(time.monotonic(), deadline)
-        time.sleep(0.01)
+      self.wait_for(
+        step, pathlib.Path(stopped, 'checkpoints'), process, saving=saving
+      )
       process.send_signal(number)
       output, _ = process.communicate()
       if number == signal.SIGTERM:
