@@ -135,6 +135,9 @@ def main(argv: list[str]) -> None:
   if not flags.FLAGS['verbosity'].present:
     # Orbax logs a hundred lines a save. What it calls errors, it raises, too.
     logging.set_verbosity(logging.FATAL)
+    # Nor is this of use: what else TensorStore was doing when a read or a write
+    # failed, from where nobody can catch it.
+    sys.unraisablehook = lambda unraisable: None
   if _METHOD.value == 'list':
     for name, entry in METHODS.items():
       own = ', '.join(options.describe(entry.recipe)) or 'no options'

@@ -1,6 +1,8 @@
+import functools
 import json
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import sys
@@ -12,6 +14,10 @@ from absl.testing import absltest
 from experiments import checkpoints, methods
 
 _ROOT = pathlib.Path(__file__).parents[1]
+_ENVIRONMENT = {
+  **os.environ,  # One device is faster.
+  'XLA_FLAGS': '--xla_backend_optimization_level=0',
+}
 
 
 class CommandLineTest(absltest.TestCase):
@@ -26,21 +32,18 @@ class CommandLineTest(absltest.TestCase):
       '--epochs=2',
     ]
 
-  def start(self, workdir):
+  def start(self, workdir, *flags):
     return subprocess.Popen(
-      self.command(workdir),
+      [*self.command(workdir), *flags],
       cwd=_ROOT,
-      env={
-        **os.environ,  # One device is faster.
-        'XLA_FLAGS': '--xla_backend_optimization_level=0',
-      },
+      env=_ENVIRONMENT,
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
       text=True,
     )
 
-  def finish(self, workdir):
-    process = self.start(workdir)
+  def finish(self, workdir, *flags):
+    process = self.start(workdir, *flags)
     output, _ = process.communicate()
     self.assertEqual(process.returncode, 0, output)
     return output
@@ -97,6 +100,29 @@ class CommandLineTest(absltest.TestCase):
     ]
     self.assertEqual(*metrics)
     self.assertLen(metrics[0], 4)  # Three epochs, and the pruning.
+
+  def test_a_full_disk_is_said_in_sentences(self):
+    workdir = self.create_tempdir().full_path
+    limit = functools.partial(
+      resource.setrlimit, resource.RLIMIT_FSIZE, (3000, 3000)
+    )
+    process = subprocess.run(
+      [*self.command(workdir), '--dense_epochs=0', '--epochs=0.5'],
+      cwd=_ROOT,
+      # JAX would warn that what it compiled has no room either.
+      env=_ENVIRONMENT | {'JAX_ENABLE_COMPILATION_CACHE': 'false'},
+      capture_output=True,
+      text=True,
+      preexec_fn=limit,
+    )
+    self.assertEqual(process.returncode, 1, process.stdout)
+    self.assertRegex(process.stdout, 'A save in .* failed .File too large')
+    self.assertRegex(
+      process.stderr, "^Error: The network could not be stored in '.*'.*$"
+    )
+    self.assertNotIn('Traceback', process.stdout + process.stderr)
+    output = self.finish(workdir, '--dense_epochs=0', '--epochs=0.5')
+    self.assertIn('test accuracy', output)
 
   def test_an_error_is_one_sentence(self):
     for flag, sentence in (
