@@ -1,0 +1,159 @@
+import contextlib
+import functools
+import gc
+import os
+import pathlib
+from typing import NamedTuple
+from unittest import mock
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from absl.testing import absltest
+
+from experiments import (
+  checkpoints,
+  data,
+  evaluation,
+  handover,
+  inputs,
+  operations,
+  segments,
+  sharding,
+)
+from experiments.config import Config
+from experiments.plan import Run
+from experiments.recipes import cycles
+
+_MIB = 2**20
+
+
+class Tiny(nn.Module):
+  """A layer and a BatchNorm on a few pixels."""
+
+  num_classes: int = 10
+  bn_momentum: float = 0.9
+
+  @nn.compact
+  def __call__(self, x, train):
+    x = x[:, ::8, ::8].reshape(len(x), -1)
+    x = nn.BatchNorm(not train, momentum=self.bn_momentum, name='norm')(x)
+    return nn.Dense(self.num_classes, name='linear')(x)
+
+
+class Usage(NamedTuple):
+  """What a process holds."""
+
+  memory: int  # Bytes that are resident.
+  files: int
+  threads: int  # Of Python and of XLA.
+  arrays: int
+  array_memory: int  # Bytes.
+
+
+def usage():
+  """Measures it, after what is garbage was collected."""
+  gc.collect()
+  arrays = jax.live_arrays()
+  pages = int(pathlib.Path('/proc/self/statm').read_text().split()[1])
+  return Usage(
+    pages * os.sysconf('SC_PAGE_SIZE'),
+    len(os.listdir('/proc/self/fd')),
+    len(os.listdir('/proc/self/task')),
+    len(arrays),
+    sum(x.nbytes for x in arrays),
+  )
+
+
+def most(usages):
+  """The most of each kind."""
+  return Usage(*map(max, zip(*usages)))
+
+
+class LongRunTest(absltest.TestCase):
+  """384 steps to warm up, then 2,048 in two segments, with pruning before each.
+
+  A save at every 32nd step, in the background as ever.
+  """
+
+  def setUp(self):
+    super().setUp()
+    # As on an accelerator, where a call is an epoch. By fours there would be
+    # 600 saves, which take a minute.
+    self.enter_context(mock.patch.object(segments, '_CPU_STEPS', 32))
+    self.path = self.create_tempdir().full_path
+    self.usages, self.saved = [], set()
+
+  def run_segments(self):
+    dataset = data.load('synthetic')
+    config = Config(
+      method='imp',
+      sparsity=0.9,
+      dataset='synthetic',
+      batch_size=16,
+      dense_epochs=12,
+      epochs=64,
+      image_mean=(0.5,) * 3,
+      image_std=(0.25,) * 3,
+    )
+    mesh = sharding.make_mesh(1, config.batch_size, jax.devices()[:2])
+    model = Tiny()
+    init = functools.partial(model.init, train=False)
+    variables = jax.jit(init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    accuracy = evaluation.make_evaluate(config, model, mesh)
+
+    def evaluate(*arguments):
+      self.usages.append(usage())
+      self.saved.update(os.listdir(pathlib.Path(self.path, 'checkpoints')))
+      return accuracy(*arguments)
+
+    setup = handover.Setup(
+      config=config,
+      model=model,
+      mesh=mesh,
+      train_data=sharding.replicate(
+        mesh, inputs.Images(dataset.train_images, dataset.train_labels)
+      ),
+      test_data=inputs.Images(dataset.test_images, dataset.test_labels),
+      steps_per_epoch=32,
+      macs=operations.macs(model),
+      evaluate=evaluate,
+      reestimate=evaluation.make_reestimate(config, model, mesh),
+    )
+    plan = cycles.imp(Run(config, steps_per_epoch=32), phases=2)
+    self.assertEqual([segment.steps for segment in plan], [384, 1024, 1024])
+    directory = checkpoints.RunDirectory(self.path, config)
+    with contextlib.closing(directory):
+      return segments.run_segments(
+        setup,
+        plan,
+        variables['params'],
+        variables['batch_stats'],
+        directory,
+        save_every_s=0,
+      )
+
+  def test_nothing_piles_up(self):
+    outcome = self.run_segments()
+    self.assertLen(outcome.prunings, 2)
+    self.assertGreater(len(self.saved), 60)
+    # By the second epoch after the first pruning all was done once. Epochs are
+    # compared with epochs, eight with eight: what a save in the background
+    # needs comes and goes.
+    first, last = most(self.usages[16:24]), most(self.usages[-8:])
+    self.assertLessEqual(last.arrays, first.arrays)
+    self.assertLessEqual(last.array_memory, first.array_memory)
+    # One more for each save would be 60.
+    self.assertLessEqual(last.files, first.files + 6)
+    self.assertLessEqual(last.threads, first.threads + 6)
+    # Seen were 9 MiB: 7 of programs that the second pruning compiles, 2 that
+    # Orbax leaves, some 25 KiB a save. The images, kept once an epoch, would be
+    # 90.
+    self.assertLess(last.memory - first.memory, 24 * _MIB)
+    ended = usage()
+    self.assertLessEqual(ended.files, self.usages[0].files)
+    self.assertLessEqual(ended.threads, self.usages[0].threads + 2)
+
+
+if __name__ == '__main__':
+  absltest.main()
