@@ -14,7 +14,6 @@ Prints a table and writes it to results/reliability.md. Fifty kills take about
 fifteen minutes on two cores.
 """
 
-import json
 import os
 import pathlib
 import random
@@ -28,11 +27,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
+from benchmarks import same, sections
 from benchmarks.measure import machine
-from experiments import checkpoints
 
 _KILLS = flags.DEFINE_integer('kills', 50, 'How often a process is killed.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Of the moments.')
@@ -41,8 +39,6 @@ _KEEP = flags.DEFINE_bool(
   'keep', False, 'Whether the runs stay if all is well.'
 )
 
-_PATH = pathlib.Path(__file__).parents[1] / 'results' / 'reliability.md'
-_MARKS = '<!-- soak -->', '<!-- /soak -->'
 _USUAL = (
   *('--dataset=synthetic', '--model=resnet8', '--batch_size=64'),
   *('--sparsity=0.9', '--save_every_s=0', '--epochs=2'),
@@ -53,8 +49,7 @@ _METHODS = {
   'imp': ('--dense_epochs=1', '--option=phases=2'),
   'probmask': ('--option=retrain=0.25',),
 }
-_PLACES = ('start-up', 'training', 'a save', 'the end')
-_OF_THE_PROCESS = ('seconds', 'steps_per_second', 'resumed_at_step')
+_PLACES = ('before a save', 'between saves', 'in a save', 'at the end')
 _MOST_KILLS_OF_A_RUN = 4
 _LIMIT_S = 600
 
@@ -91,27 +86,27 @@ def _names(path: pathlib.Path) -> list[str]:
     return []
 
 
-def _unfinished(path: pathlib.Path) -> set[str]:
-  """Checkpoints that are being written: only whole ones are plain numbers."""
-  return {n for n in _names(path / 'checkpoints') if not n.isdigit()}
-
-
-def _ending(path: pathlib.Path) -> bool:
-  """Whether `final/` or what comes after it is being written."""
-  return any(name.startswith(('final', 'result')) for name in _names(path))
+def _written(path: pathlib.Path) -> dict[str, set[str]]:
+  """What is being written: only whole checkpoints are plain numbers."""
+  return {
+    'a save': {n for n in _names(path / 'checkpoints') if not n.isdigit()},
+    'the end': {n for n in _names(path) if n.startswith(('final', 'result'))},
+  }
 
 
 def _newest(path: pathlib.Path) -> int:
   steps = [int(n) for n in _names(path / 'checkpoints') if n.isdigit()]
-  return max(steps, default=0)
+  return max(steps, default=-1)
 
 
-def _place(path: pathlib.Path) -> str:
-  if _ending(path):
-    return 'the end'
-  if _unfinished(path):
-    return 'a save'
-  return 'training' if (path / 'config.json').exists() else 'start-up'
+def _place(path: pathlib.Path, before: dict[str, set[str]], newest: int) -> str:
+  """Where a process was, by what was not there when it began."""
+  now = _written(path)
+  if now['the end'] - before['the end']:
+    return 'at the end'
+  if now['a save'] - before['a save']:
+    return 'in a save'
+  return 'between saves' if _newest(path) > newest else 'before a save'
 
 
 def moment(
@@ -125,22 +120,19 @@ def moment(
     path: of the run.
     seconds: that it takes undisturbed.
   """
-  begun, seen = time.monotonic(), _unfinished(path)
   if kind == 'any':
-    delay = draw.uniform(0, seconds)
-    return lambda: time.monotonic() - begun > delay
+    due_at = time.monotonic() + draw.uniform(0, seconds)
+    return lambda: time.monotonic() > due_at
   delay = draw.choice((0, draw.uniform(0, 0.05)))
-  left, since = draw.randint(1, 4) if kind == 'a save' else 1, None
+  number = draw.randint(1, 4) if kind == 'a save' else 1
+  seen, met = _written(path)[kind], []
 
   def due():
-    nonlocal left, since
-    if since is None:
-      new = _unfinished(path) - seen if kind == 'a save' else _ending(path)
-      if new and kind == 'a save':
-        seen.update(new)
-      left -= bool(new)
-      since = time.monotonic() if new and not left else None
-    return since is not None and time.monotonic() - since >= delay
+    new = _written(path)[kind] - seen
+    if new and len(met) < number:
+      met.append(time.monotonic())
+      seen.update(new)
+    return len(met) == number and time.monotonic() - met[-1] >= delay
 
   return due
 
@@ -168,59 +160,27 @@ def disturbed(
   seconds: float,
 ) -> Run:
   """Runs to the end through some kills, whose kinds are taken from the list."""
-  places, newest = [], 0
+  places = []
   most = draw.randint(1, _MOST_KILLS_OF_A_RUN)
   while True:
     kind = kinds.pop() if kinds and len(places) < most else 'none'
-    never = kind == 'none'
+    never, before, newest = kind == 'none', _written(path), _newest(path)
     process = start(method, path)
     due = (lambda: False) if never else moment(kind, draw, path, seconds)
     if not strike(process, due):
       break
-    places.append(_place(path))
-    newest = _newest(path)
+    places.append(_place(path, before, newest))
   if not never:  # It came too late; the next run is to have it.
     kinds.append(kind)
   if process.returncode:
     return Run(method, places, 0, [f'exit code {process.returncode}'])
-  again = newest - _result(path)['resumed_at_step'] if places else 0
-  return Run(method, places, max(again, 0), differences(whole, path))
-
-
-def _result(path: pathlib.Path) -> dict:
-  return json.loads((path / 'result.json').read_text())
-
-
-def differences(whole: pathlib.Path, path: pathlib.Path) -> list[str]:
-  """Names what two finished runs do not share to the bit."""
-  found = []
-  finals = [checkpoints.load_final(str(p))[:2] for p in (whole, path)]
-  (a, structure), (b, other) = map(jax.tree.flatten, finals)
-  if structure != other or not all(
-    x.dtype == y.dtype and np.array_equal(x, y, equal_nan=True)
-    for x, y in zip(a, b)
-  ):
-    found.append('final/')
-  for name in ('metrics.jsonl', 'result.json'):
-    records = [
-      [
-        {k: v for k, v in json.loads(text).items() if k not in _OF_THE_PROCESS}
-        for text in (
-          (p / name).read_text().splitlines()
-          if name == 'metrics.jsonl'
-          else [(p / name).read_text()]
-        )
-      ]
-      for p in (whole, path)
-    ]
-    if records[0] != records[1]:
-      found.append(name)
-  return found
+  again = max(newest - same.result(path)['resumed_at_step'], 0)
+  return Run(method, places, again, same.differences(whole, path))
 
 
 def table(runs: list[Run]) -> str:
   """A row for each method, and their sum."""
-  head = ('method', 'runs', 'kills', *(f'in {place}' for place in _PLACES))
+  head = ('method', 'runs', 'kills', *_PLACES)
   head += ('steps done again', 'ended otherwise')
   rows = [head, ['---'] * len(head)]
   for method in (*_METHODS, 'all'):
@@ -254,15 +214,6 @@ which a bit of the network, a metric or the result differs, times aside.
 """
 
 
-def write(text: str) -> None:
-  """Puts a section between its marks, at the end if there is none yet."""
-  before = _PATH.read_text() if _PATH.exists() else '# Reliability\n'
-  head, mark, rest = before.partition(_MARKS[0])
-  tail = rest.partition(_MARKS[1])[2] if mark else '\n'
-  head = head if mark else head.rstrip('\n') + '\n\n'
-  _PATH.write_text(f'{head}{_MARKS[0]}\n\n{text}\n{_MARKS[1]}{tail}')
-
-
 def soak(workdir: pathlib.Path) -> list[Run]:
   """Kills as often as asked for, and reports every run as it ends."""
   draw, kills = random.Random(_SEED.value), _KILLS.value
@@ -293,13 +244,14 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'Unknown argument {argv[1]!r}.')
   jax.config.update('jax_platforms', 'cpu')  # It only compares.
+  logging.set_verbosity(logging.WARNING)  # Orbax says much.
   begun = time.monotonic()
   workdir = pathlib.Path(_WORKDIR.value or tempfile.mkdtemp()).absolute()
   workdir.mkdir(parents=True, exist_ok=True)
   if any(workdir.iterdir()):
     raise app.UsageError(f"'{workdir}' is not empty. Pass another --workdir.")
   runs = soak(workdir)
-  write(section(runs, (time.monotonic() - begun) / 60))
+  sections.write('soak', section(runs, (time.monotonic() - begun) / 60))
   print(table(runs))
   if any(run.faults for run in runs):
     sys.exit(f"Not all ended in the same bits. They are in '{workdir}'.")
