@@ -36,12 +36,16 @@ class Config:
   image_mean: tuple[float, ...] | None = None  # Of pixels / 255; None: what
   image_std: tuple[float, ...] | None = None  # `init_from` or the data have.
   dtype: str = 'float32'  # Of the computation.
+  # Of a step whose loss or gradients are not: 'report' counts it, 'skip' also
+  # takes it as one without gradients.
+  nonfinite: str = 'report'
   seed: int = 0  # Of weights and batches; the factorization has its own key.
   model_parallel: int = 1  # Devices that share each kernel.
 
 
 SCHEDULES = ('linear', 'cosine')
 DTYPES = ('float32', 'bfloat16')
+NONFINITE = ('report', 'skip')
 
 
 def check(config: Config, choices: Mapping[str, Collection[str]]) -> None:
@@ -62,6 +66,7 @@ The nearest is 'magnitude'.
     **choices,
     'schedule': SCHEDULES,
     'dtype': DTYPES,
+    'nonfinite': NONFINITE,
   }.items():
     check_choice(name, getattr(config, name), known)
   for name, low, high in (

@@ -17,6 +17,7 @@ class CheckTest(parameterized.TestCase):
     ('method', 'method', 'magnitud', "The nearest is 'magnitude'"),
     ('model', 'model', 'resnet57', "The nearest is 'resnet56'"),
     ('schedule', 'schedule', 'step', 'one of linear, cosine'),
+    ('nonfinite', 'nonfinite', 'ski', "The nearest is 'skip'"),
     ('dtype', 'dtype', 'float16', 'one of float32, bfloat16'),
     ('sparsity', 'sparsity', 1.0, r'\[0, 1\), got 1.0'),
     ('negative_sparsity', 'sparsity', -0.1, r'\[0, 1\), got -0.1'),
