@@ -90,6 +90,12 @@ _ORIGINAL_EPOCHS = flags.DEFINE_float(
 _DTYPE = flags.DEFINE_string(
   'dtype', Config.dtype, 'Of the computation: float32 or bfloat16.'
 )
+_NONFINITE = flags.DEFINE_string(
+  'nonfinite',
+  Config.nonfinite,
+  'What becomes of a step whose loss or gradients are not finite: report '
+  'counts it; skip also takes it as one without gradients.',
+)
 _SEED = flags.DEFINE_integer(
   'seed', Config.seed, 'Of weights and batches. The factorization has its own.'
 )
@@ -185,6 +191,7 @@ def _run() -> None:
     init_from=_INIT_FROM.value or None,
     original_epochs=_ORIGINAL_EPOCHS.value,
     dtype=_DTYPE.value,
+    nonfinite=_NONFINITE.value,
     seed=_SEED.value,
     model_parallel=_MODEL_PARALLEL.value,
   )
