@@ -151,6 +151,7 @@ def _ours(
     stats=variables['batch_stats'],
     loss=jnp.float32(0),
     correct=jnp.int32(0),
+    nonfinite=jnp.int32(0),
   )
   splits = sharding.shardings(mesh, state)
   state = jax.device_put(state, splits)

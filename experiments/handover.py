@@ -1,5 +1,6 @@
 """From one segment to the next: what it begins with, and what pruning did."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -90,6 +91,7 @@ def begin(
     stats=stats,
     loss=jnp.zeros([], jnp.float32),
     correct=jnp.zeros([], jnp.int32),
+    nonfinite=jnp.zeros([], jnp.int32),
     kept=kept,
   )
 
@@ -222,7 +224,12 @@ def pruning_record(
     'accuracy_after_old_statistics': stale,
     'pruning_stability': metrics.stability(before, stale),
     'pruning_stability_reestimated': metrics.stability(before, after),
-    'norm_drop': drop.norm_drop,
-    'relative_norm_drop': drop.relative_norm_drop,
+    'norm_drop': _finite(drop.norm_drop),
+    'relative_norm_drop': _finite(drop.relative_norm_drop),
     **metrics.describe(pruned, network.mask, setup.macs),
   }
+
+
+def _finite(x: float) -> float | None:
+  """JSON has no NaN, which is what training that diverged leaves."""
+  return x if math.isfinite(x) else None

@@ -57,7 +57,7 @@ def drop(before: Any, after: Any) -> Drop:
     sum(int(np.count_nonzero(x)) for x in after),
     _norm(before),
     _norm(after),
-    any(not np.array_equal(a, b) for a, b in zip(before, after)),
+    any(not np.array_equal(a, b, True) for a, b in zip(before, after)),
   )
 
 

@@ -234,12 +234,16 @@ def _report_epoch(
   for timing in reversed(session.timings):
     if steps < num_steps:
       seconds, steps = seconds + timing.seconds, steps + timing.steps
-  loss = float(state.loss) / num_steps
+  nonfinite = int(state.nonfinite)
+  skipped = nonfinite if setup.config.nonfinite == 'skip' else 0
+  counted = max(num_steps - skipped, 1)
+  loss = float(state.loss) / counted if skipped < num_steps else math.nan
   line = {
     'step': int(state.step),
     'epoch': int(state.step) / setup.steps_per_epoch,
     'train_loss': loss if math.isfinite(loss) else None,
-    'train_accuracy': int(state.correct) / num_steps / setup.config.batch_size,
+    'train_accuracy': int(state.correct) / counted / setup.config.batch_size,
+    'nonfinite_steps': nonfinite,
     'test_accuracy': setup.evaluate(params, state.stats, setup.test_data),
     **metrics.describe(sharding.whole(setup.mesh, params), mask, setup.macs),
     'seconds': seconds,
@@ -250,4 +254,6 @@ def _report_epoch(
     f'epoch {line["epoch"]:.4g}: loss {loss:.4f}, train '
     f'{line["train_accuracy"]:.2%}, test {line["test_accuracy"]:.2%}, '
     f'sparsity {line["sparsity"]:.2%}, {seconds:.1f} s'
+    + (f', {nonfinite} steps not finite' if nonfinite else '')
+    + (', skipped' if skipped else '')
   )

@@ -30,6 +30,9 @@ class TrainState(flax.struct.PyTreeNode):
   stats: Any  # BatchNorm's running averages.
   loss: jax.Array  # [] float32, summed over this epoch's steps so far.
   correct: jax.Array  # [] int32, of the images of this epoch so far.
+  # [] int32, of this epoch's steps so far: those with a loss or a gradient that
+  # is not finite.
+  nonfinite: jax.Array
   kept: Any = ()  # (params, stats) that a later segment rewinds to.
 
 
@@ -123,9 +126,17 @@ def make_train_step(
     (loss, (logits, stats)), grads = jax.tree.map(
       lambda *xs: sum(xs) / samples, *found
     )
-    updates, opt_state = tx.update(grads, state.opt_state, state.trainable)
-    moves = method.tracks_statistics(state.opt_state)
     correct = jnp.sum(logits.argmax(-1) == labels).astype(jnp.int32)
+    moves = method.tracks_statistics(state.opt_state)
+    finite = _all_finite((loss, grads))
+    if config.nonfinite == 'skip':
+      # All else goes on: decay, momentum, and the sparsity that rises by steps.
+      loss, correct, grads = jax.tree.map(
+        lambda x: jnp.where(finite, x, jnp.zeros_like(x)),
+        (loss, correct, grads),
+      )
+      moves = moves & finite
+    updates, opt_state = tx.update(grads, state.opt_state, state.trainable)
     first = state.step % (num_images // config.batch_size) == 0  # Of an epoch.
     return state.replace(
       step=state.step + 1,
@@ -136,9 +147,17 @@ def make_train_step(
       ),
       loss=jnp.where(first, 0, state.loss) + loss,
       correct=jnp.where(first, 0, state.correct) + correct,
+      nonfinite=jnp.where(first, 0, state.nonfinite) + ~finite,
     )
 
   return train_step
+
+
+def _all_finite(tree: Any) -> jax.Array:
+  """Says whether no leaf has an infinity or NaN: bool []."""
+  return jnp.all(
+    jnp.array([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)])
+  )
 
 
 def make_loop(

@@ -31,6 +31,10 @@ class DropTest(parameterized.TestCase):
     self.assertEqual(drop.fraction_pruned, 0)
     self.assertFalse(metrics.drop(_AFTER, _AFTER).changed)
 
+  def test_what_has_diverged_is_not_a_change(self):
+    network = {'kernel': np.array([[np.nan, np.inf]])}
+    self.assertFalse(metrics.drop(network, network).changed)
+
   def test_of_nothing_is_nothing(self):
     zeros = {'kernel': np.zeros((2, 2))}
     drop = metrics.drop(zeros, zeros)

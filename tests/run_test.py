@@ -51,6 +51,7 @@ class RunTest(parameterized.TestCase):
     lines = pathlib.Path(workdir, 'metrics.jsonl').read_text().splitlines()
     self.assertLen(lines, 1)
     self.assertEqual(json.loads(lines[0])['step'], 4)
+    self.assertEqual(json.loads(lines[0])['nonfinite_steps'], 0)
     # Again: it is finished, and not run a second time.
     again = run.run(self.tiny(), workdir=workdir)
     self.assertEqual(again['seconds'], result['seconds'])
@@ -72,6 +73,17 @@ class RunTest(parameterized.TestCase):
     ):
       setup, *_ = run.set_up(self.tiny(model_parallel=model_parallel), None)
       self.assertIs(setup.model.convolve, expected)
+
+  def test_steps_that_are_not_finite_are_counted(self):
+    workdir = self.create_tempdir().full_path
+    config = self.tiny(learning_rate=1e38, warmup_fraction=0, nonfinite='skip')
+    result = run.run(config, workdir=workdir)  # The first step is finite.
+    (line,) = pathlib.Path(workdir, 'metrics.jsonl').read_text().splitlines()
+    line = json.loads(line)
+    self.assertEqual(line['nonfinite_steps'], 3)
+    self.assertBetween(line['train_loss'], 2, 4)  # The mean of one step.
+    self.assertGreaterEqual(result['sparsity'], 0.9)  # Zeros stay, though.
+    self.assertNotEmpty(result['not_finite'])
 
   def test_dense_epochs_come_first_and_pruning_redoes_the_statistics(self):
     workdir = self.create_tempdir().full_path

@@ -1,3 +1,5 @@
+import dataclasses
+
 import chex
 import flax.linen as nn
 import jax
@@ -20,20 +22,26 @@ _CONFIG = Config(
 _STEPS = 3
 
 
-def _network(config):
-  model = models.create(config.model, 10, dtype=config.dtype)
+def _network(config, model=None):
+  model = model or models.create(config.model, 10, dtype=config.dtype)
   images = jnp.zeros((1, 32, 32, 3))
   variables = model.init(jax.random.key(0), images, train=False)
   return model, variables['params'], variables['batch_stats']
 
 
 def _train(
-  method, config=_CONFIG, *, devices=None, model_parallel=1, fused=False
+  method,
+  config=_CONFIG,
+  *,
+  devices=None,
+  model_parallel=1,
+  fused=False,
+  model=None,
 ):
   """Takes a few steps, and returns the states after each."""
   devices = devices or jax.devices()[:1]
   mesh = sharding.make_mesh(model_parallel, config.batch_size, devices)
-  model, params, stats = _network(config)
+  model, params, stats = _network(config, model)
   rate = learning_rates.training(config, num_steps=20)
   tx = method.transform(train.optimizer(config, rate, config.learning_rate))
   trainable = method.init(params)
@@ -44,6 +52,7 @@ def _train(
     stats=stats,
     loss=jnp.float32(0),
     correct=jnp.int32(0),
+    nonfinite=jnp.int32(0),
   )
   splits = sharding.shardings(mesh, state)
   state = jax.device_put(state, splits)
@@ -70,6 +79,85 @@ class Linear(nn.Module):
     return nn.Dense(self.num_classes, name='linear')(x)
 
 
+class Normalized(Linear):
+  """With BatchNorm before it."""
+
+  @nn.compact
+  def __call__(self, x, train):
+    x = nn.BatchNorm(use_running_average=not train)(x[:, ::8, ::8])
+    return nn.Dense(self.num_classes, name='linear')(x.reshape(len(x), -1))
+
+
+def _static():
+  return ong_jax.static(ong_jax.magnitude(sparsity=0.9))
+
+
+class NonfiniteTest(parameterized.TestCase):
+  def nan_at(self, step):
+    """A method whose loss is NaN at one step."""
+    method = _static()
+
+    def effective(params, opt_state, key):
+      count = ong_jax.state_of(opt_state).count
+      params = method.effective(params, opt_state, key)
+      factor = jnp.where(count == step, jnp.nan, 1.0)
+      return params | {
+        'linear': jax.tree.map(lambda x: x * factor, params['linear'])
+      }
+
+    return method._replace(effective=effective)
+
+  @parameterized.product(nonfinite=['report', 'skip'], num_devices=[1, 8])
+  def test_a_step_that_is_not_finite(self, nonfinite, num_devices):
+    config = dataclasses.replace(_CONFIG, batch_size=256, nonfinite=nonfinite)
+    devices, split = jax.devices()[:num_devices], min(num_devices, 2)
+    before, after, last = _train(
+      self.nan_at(1),
+      config,
+      devices=devices,
+      model_parallel=split,
+      model=Normalized(),
+    )
+    # An epoch has two steps; weights that are NaN make the next one so, too.
+    counts = [int(s.nonfinite) for s in (before, after, last)]
+    self.assertEqual(counts, [0, 1, int(nonfinite == 'report')])
+    mask = ong_jax.mask_of(after.opt_state)
+    for state in (after, last):
+      weights = ong_jax.selection.select(state.trainable)
+      for w, m in zip(*map(jax.tree.leaves, (weights, mask))):
+        np.testing.assert_array_equal(w[~m], 0)
+    if nonfinite == 'report':
+      self.assertTrue(np.isnan(after.loss))
+      self.assertTrue(np.isnan(last.trainable['linear']['bias']).all())
+      return
+    chex.assert_tree_all_finite((after, last))
+    self.assertEqual(after.loss, before.loss)
+    self.assertEqual(after.correct, before.correct)
+    chex.assert_trees_all_equal(after.stats, before.stats)
+    # Momentum, decay and the count of steps go on, as without a gradient.
+    rate = learning_rates.training(config, num_steps=20)
+    tx = train.optimizer(config, rate, config.learning_rate)
+    tx = _static().transform(tx)
+    zeros = jax.tree.map(jnp.zeros_like, before.trainable)
+    updates, _ = tx.update(zeros, before.opt_state, before.trainable)
+    chex.assert_trees_all_close(
+      after.trainable, optax.apply_updates(before.trainable, updates), rtol=1e-5
+    )
+    self.assertEqual(ong_jax.state_of(last.opt_state).count, 3)
+    bias = [s.trainable['linear']['bias'] for s in (before, after)]
+    self.assertTrue((bias[0] != bias[1]).all())
+
+  @parameterized.parameters('report', 'skip')
+  def test_policies_are_one_where_all_is_finite(self, nonfinite):
+    config = dataclasses.replace(_CONFIG, nonfinite=nonfinite)
+    state = _train(_static(), config, model=Normalized())[-1]
+    self.assertEqual(state.nonfinite, 0)
+    expected = _train(_static(), model=Normalized())[-1]
+    chex.assert_trees_all_close(
+      state.trainable, expected.trainable, rtol=1e-4, atol=1e-6
+    )
+
+
 class SamplesTest(absltest.TestCase):
   def test_gradients_are_averaged_over_the_samples_of_a_step(self):
     config = Config(**{**vars(_CONFIG), 'augment': False})
@@ -90,6 +178,7 @@ class SamplesTest(absltest.TestCase):
         stats={},
         loss=jnp.float32(0),
         correct=jnp.int32(0),
+        nonfinite=jnp.int32(0),
       )
       return step(state, images)  # Not compiled, so that keys can be seen.
 
