@@ -1,6 +1,5 @@
 """The loop that every run is: segment after segment, with saves in between."""
 
-import math
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 from experiments import handover, metrics, report, sharding, train
 from experiments.directory import RunDirectory
 from experiments.draws import end_segment
+from experiments.epochs import report_epoch
 from experiments.handover import Network, Setup
 from experiments.plan import Segment
 from experiments.session import (
@@ -210,50 +210,10 @@ def _train(
     summed = step - max(start, epoch_end - setup.steps_per_epoch)
     session.show(step, f'loss {float(state.loss) / summed:.3f}')
     if step in (epoch_end, end):
-      _report_epoch(setup, session, segment, state, summed)
+      report_epoch(setup, session, segment, state, summed)
     due = is_due(session, time.monotonic() - saved_at)
     if due and step < end:  # What is due at the end, the caller saves.
       save(session, state)
       saved_at = time.monotonic()
       stop_if_asked(session, step)
   return state
-
-
-def _report_epoch(
-  setup: Setup,
-  session: Session,
-  segment: Segment,
-  state: train.TrainState,
-  num_steps: int,
-) -> None:
-  """Evaluates, and writes the line of an epoch or of what there is of it."""
-  method = segment.method(None)
-  params = method.effective(state.trainable, state.opt_state, None)
-  _, mask = jax.eval_shape(method.finish, state.trainable, state.opt_state)
-  seconds, steps = 0.0, 0
-  for timing in reversed(session.timings):
-    if steps < num_steps:
-      seconds, steps = seconds + timing.seconds, steps + timing.steps
-  nonfinite = int(state.nonfinite)
-  skipped = nonfinite if setup.config.nonfinite == 'skip' else 0
-  counted = max(num_steps - skipped, 1)
-  loss = float(state.loss) / counted if skipped < num_steps else math.nan
-  line = {
-    'step': int(state.step),
-    'epoch': int(state.step) / setup.steps_per_epoch,
-    'train_loss': loss if math.isfinite(loss) else None,
-    'train_accuracy': int(state.correct) / counted / setup.config.batch_size,
-    'nonfinite_steps': nonfinite,
-    'test_accuracy': setup.evaluate(params, state.stats, setup.test_data),
-    **metrics.describe(sharding.whole(setup.mesh, params), mask, setup.macs),
-    'seconds': seconds,
-  }
-  session.accuracies[int(state.step)] = line['test_accuracy']
-  write(session, line)
-  report.log(
-    f'epoch {line["epoch"]:.4g}: loss {loss:.4f}, train '
-    f'{line["train_accuracy"]:.2%}, test {line["test_accuracy"]:.2%}, '
-    f'sparsity {line["sparsity"]:.2%}, {seconds:.1f} s'
-    + (f', {nonfinite} steps not finite' if nonfinite else '')
-    + (', skipped' if skipped else '')
-  )
