@@ -146,8 +146,8 @@ class LongRunTest(absltest.TestCase):
     # One more for each save would be 60.
     self.assertLessEqual(last.files, first.files + 6)
     self.assertLessEqual(last.threads, first.threads + 6)
-    # Seen were 1.5 to 9 MiB: what the second pruning compiles, and 25 KiB a save
-    # that Orbax leaves. The test images, kept once an epoch, are 22 more.
+    # Seen were 1.5 to 9 MiB: what the second pruning compiles, and what Orbax
+    # leaves, 25 KiB a save. The test images, kept once an epoch, are 17 more.
     self.assertLess(last.memory - first.memory, 16 * _MIB)
     ended = usage()
     self.assertLessEqual(ended.files, self.usages[0].files)
