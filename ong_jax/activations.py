@@ -9,6 +9,7 @@ import numpy as np
 
 from ong_jax import allocation, layers, selection
 from ong_jax.calibrated import check_batches
+from ong_jax.checks import check_function
 from ong_jax.layers import Apply, Layer
 from ong_jax.layerwise import counter, first, in_order
 from ong_jax.patterns.groups import best_of_groups
@@ -45,6 +46,7 @@ def weighted_magnitude(
     {'kernel': Array([[5.],
            [2.]], dtype=float32)}
   """
+  check_function('apply', apply, 'one of params and batch')
   check_batches(batches)
   observe = layers.observer(apply, _squares, batches, prunable)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 
 from ong_jax import masks
+from ong_jax.checks import check_function
 from ong_jax.types import Allocation, Counts, Scores
 
 
@@ -118,6 +119,8 @@ def with_own(
     >>> with_own(own)(both, 0.5)
     {'a': 16, 'b': 120}
   """
+
+  check_function('own', own, 'one of the path and leaf')
 
   def split(scores, sparsity):
     masks.check_sparsity(sparsity)

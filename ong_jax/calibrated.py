@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from ong_jax import allocation, scores, selection
+from ong_jax.checks import check_function
 from ong_jax.pruners import one_shot
 from ong_jax.saliency import at_least_float32
 from ong_jax.types import (
@@ -53,6 +54,7 @@ def gradients(
     >>> [float(grads['w']) for grads in find({'w': jnp.array(1.0)})]
     [2.0, 3.0]
   """
+  check_function('loss', loss, 'one of params and batch')
   check_batches(batches)
   gradient = jax.jit(jax.grad(loss))
   return lambda params: (gradient(params, batch) for batch in batches)
@@ -86,6 +88,7 @@ def sensitivity(
     >>> measure({'kernel': jnp.array([[4.0, -2.0]])})
     {'kernel': Array([[2., 1.]], dtype=float32)}
   """
+  check_function('loss', loss, 'one of params and batch')
   check_batches(batches)
   gradient = jax.jit(jax.grad(_of_weights(loss)))
 
@@ -125,6 +128,7 @@ def gradient_flow(
     >>> gradient_flow(loss, [None])({'kernel': jnp.array([[3.0, -2.0]])})
     {'kernel': Array([[9., 4.]], dtype=float32)}
   """
+  check_function('loss', loss, 'one of params and batch')
   check_batches(batches)
   gradient = jax.jit(jax.grad(_of_weights(loss)))
 
@@ -252,9 +256,18 @@ def check_batches(batches: Iterable[Any]) -> None:
 
 def _of_weights(loss: Loss) -> Callable[[Weights, Params, Any], jax.Array]:
   """Takes the weights apart, so that nothing else need be differentiable."""
-  return lambda weights, params, batch: loss(
-    jax.tree.map(lambda p, w: p if w is None else w, params, weights), batch
-  )
+
+  def of_weights(weights, params, batch):
+    params = jax.tree.map(lambda p, w: p if w is None else w, params, weights)
+    value = loss(params, batch)
+    if jnp.shape(value):
+      raise TypeError(
+        '`loss` must return a scalar, such as a mean over the batch; its shape '
+        f'is {jnp.shape(value)}.'
+      )
+    return value
+
+  return of_weights
 
 
 def _product(w: jax.Array, x: jax.Array) -> jax.Array:

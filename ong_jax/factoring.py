@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ong_jax import packing
+from ong_jax.checks import HIGHEST, check_function, check_number
 from ong_jax.solvers import Solver, hals
 from ong_jax.starts import Start, random_factors, random_start
 
@@ -63,6 +64,12 @@ def joined(
       f'{len(keys)}, {len(vs)} and {len(ranks)}.'
     )
   _check_integers(rank=ranks, restarts=[restarts])
+  if not isinstance(solver, Solver):
+    raise TypeError(
+      '`solver` must be one of `ong_jax.nmf`, such as `nmf.hals`; got '
+      f'{solver!r:.200}.'
+    )
+  check_function('start', start, '`starts.random_start`')
   for v in vs:
     _check_matrix(v)
   # Accelerators multiply float32 in fewer bits unless told.
@@ -124,6 +131,7 @@ def limits(max_sweeps: int, tol: float) -> tuple[jax.Array, jax.Array]:
   """
   if not isinstance(max_sweeps, jax.core.Tracer):
     _check_integers(max_sweeps=[max_sweeps])
+  check_number('tol', tol)
   if not isinstance(tol, jax.core.Tracer) and not 0 <= tol < 1:
     raise ValueError(f'`tol` must lie in [0, 1); got {tol}.')
   return jnp.asarray(max_sweeps, jnp.int32), jnp.asarray(tol, float)
@@ -132,6 +140,8 @@ def limits(max_sweeps: int, tol: float) -> tuple[jax.Array, jax.Array]:
 def _check_integers(**arguments):
   for name, values in arguments.items():
     for value in values:
+      if isinstance(value, numbers.Integral) and value > HIGHEST:
+        raise ValueError(f'`{name}` must be below 2**31; got {value}.')
       if not isinstance(value, numbers.Integral) or value < 1:
         raise ValueError(
           f'`{name}` must be an integer of at least 1; got {value!r}.'
@@ -139,6 +149,8 @@ def _check_integers(**arguments):
 
 
 def _check_matrix(v):
+  if not hasattr(v, 'dtype'):
+    raise TypeError(f'`v` must be an array; got {v!r:.200}.')
   if jnp.ndim(v) != 2 or not v.size:
     raise ValueError(
       f'`v` must be a matrix [m, n] with entries; its shape is {v.shape}.'

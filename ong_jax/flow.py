@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ong_jax import allocation, masks, ranking, schedules, selection
+from ong_jax.checks import check_function
 from ong_jax.pruners import check_finite
 from ong_jax.types import (
   Allocation,
@@ -69,6 +70,7 @@ def synflow(
   """
   masks.check_sparsity(sparsity)
   schedules.check_steps(rounds=rounds)
+  check_function('flow', flow, 'one of the params')
 
   @jax.jit
   def cut(rest, weights, mask, counts):

@@ -8,6 +8,7 @@ import numpy as np
 
 from ong_jax import allocation, layers, masks, selection
 from ong_jax.calibrated import check_batches
+from ong_jax.checks import check_function
 from ong_jax.layers import Apply, Layer, Statistic
 from ong_jax.patterns import groups
 from ong_jax.pruners import check_finite
@@ -49,6 +50,7 @@ def in_order(
     >>> visit({'kernel': jnp.ones((3, 1))}, operate)[0]['kernel'].ravel()
     Array([6., 6., 6.], dtype=float32)
   """
+  check_function('apply', apply, 'one of params and batch')
   check_batches(batches)
   observe = layers.observer(apply, statistic, batches, prunable)
 

@@ -110,6 +110,10 @@ def check_like(tree: Params, mask: Mask) -> None:
   for (path, leaf), m in zip(jax.tree_util.tree_leaves_with_path(tree), kept):
     if m is None:
       continue
+    if not hasattr(m, 'dtype'):
+      raise TypeError(
+        f"Mask leaf '{name_of(path)}' must be a bool array; got {m!r:.200}."
+      )
     if np.shape(m) != np.shape(leaf):
       raise ValueError(
         f"Mask leaf '{name_of(path)}' has shape {np.shape(m)}, but its "
@@ -119,6 +123,24 @@ def check_like(tree: Params, mask: Mask) -> None:
       raise TypeError(
         f"Mask leaf '{name_of(path)}' must be bool, True = kept; got "
         f'{jnp.result_type(m)}.'
+      )
+
+
+def check_bool(mask: Mask) -> None:
+  """Raises a `TypeError` for a leaf that is no bool array.
+
+  Floats and packed masks would be counted, and the count be wrong.
+
+  Example:
+    >>> check_bool({'kernel': jnp.array([True])})
+  """
+  for path, m in jax.tree_util.tree_leaves_with_path(mask):
+    dtype = getattr(m, 'dtype', None)
+    if dtype != jnp.bool_:
+      what = f'{m!r:.200}' if dtype is None else dtype
+      raise TypeError(
+        f"Mask leaf '{name_of(path)}' must be a bool array, True = kept; got "
+        f'{what}.'
       )
 
 
@@ -164,6 +186,7 @@ def sparsity(mask: Mask) -> float:
     >>> sparsity({'kernel': jnp.array([True, False, False, False])})
     0.75
   """
+  check_bool(mask)
   leaves = jax.tree.leaves(mask)
   total = sum(leaf.size for leaf in leaves)
   kept = sum(int(np.count_nonzero(leaf)) for leaf in leaves)
@@ -183,6 +206,7 @@ def pack(mask: Mask) -> Any:
     >>> pack({'kernel': jnp.array([[True, False, True]]), 'bias': None})
     {'bias': None, 'kernel': Array([160], dtype=uint8)}
   """
+  check_bool(mask)
   return jax.tree.map(lambda m: jnp.packbits(m.ravel()), mask)
 
 
@@ -207,6 +231,8 @@ def unpack(bits: Any, params: Params) -> Mask:
   def unpack_leaf(leaf, b):
     if b is None:
       return None
+    if getattr(b, 'dtype', None) != jnp.uint8 or b.ndim != 1:
+      raise TypeError(f'`bits` must be what `pack` returned; got {b!r:.200}.')
     if b.size != -(-leaf.size // 8):
       raise ValueError(
         f'`bits` has {b.size} bytes for a leaf of shape {leaf.shape}, which '
@@ -215,4 +241,12 @@ def unpack(bits: Any, params: Params) -> Mask:
     flat = jnp.unpackbits(b, count=leaf.size)
     return flat.reshape(leaf.shape).astype(bool)
 
-  return jax.tree.map(unpack_leaf, params, bits)
+  try:
+    bits = jax.tree.structure(params).flatten_up_to(bits)
+  except ValueError as error:
+    raise ValueError(
+      '`bits` must have the tree structure of the params, with `None` for what '
+      f'is not prunable: {error}'
+    ) from error
+  leaves, treedef = jax.tree.flatten(params)
+  return treedef.unflatten(map(unpack_leaf, leaves, bits))

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from ong_jax import allocation, devices, masks, ranking, scores, selection
+from ong_jax.checks import check_function
 from ong_jax.patterns import Pattern
 from ong_jax.saliency import Rank, Saliency, residual
 from ong_jax.types import (
@@ -67,6 +68,9 @@ def one_shot(
       'One of `sparsity` and `pattern` must be given; got '
       f'{"neither" if pattern is None else "both"}.'
     )
+  check_function('score', score, '`scores.magnitude`')
+  check_function('allocate', allocate, '`allocation.erk`')
+  check_function('prunable', prunable, '`selection.is_kernel`')
   if pattern is None:
     masks.check_sparsity(sparsity)
   elif not isinstance(pattern, Pattern):
@@ -79,7 +83,7 @@ def one_shot(
     weights = selection.select(params, prunable)
     counts = None
     if pattern is None:
-      counts = jax.tree.map(operator.index, allocate(weights, sparsity))
+      counts = _counts(allocate(weights, sparsity), weights)
     check_finite(weights)
     if measure:
       weights = measure(params)
@@ -87,12 +91,45 @@ def one_shot(
     ranked = score(weights)
     _check_scores(ranked, counts)
     if pattern is None:
+      _check_shapes(ranked, weights)
       mask = ranking.top_k(ranked, counts)
     else:
       mask = pattern.expand(pattern.choose(ranked), params)
+    masks.check_like(params, mask)  # Scores may have had other shapes.
     return devices.split_like(params, mask)
 
   return prune
+
+
+def _counts(counts: Counts, weights: Weights) -> Counts:
+  """Reads what an allocation has returned."""
+  alike = (jax.tree.structure(0), jax.tree.structure(weights))
+  try:
+    if jax.tree.structure(counts) in alike:
+      return jax.tree.map(operator.index, counts)
+  except TypeError:
+    pass
+  raise TypeError(
+    '`allocate` must return one int, or an int for each of the weights; got '
+    f'{counts!r:.200}.'
+  )
+
+
+def _check_shapes(ranked: Scores, weights: Weights) -> None:
+  """Raises a `ValueError` unless each weight has a score."""
+  found, wanted = (
+    {
+      selection.name_of(path): np.shape(leaf)
+      for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    for tree in (ranked, weights)
+  )
+  for name in found.keys() | wanted.keys():
+    if found.get(name) != wanted.get(name):
+      raise ValueError(
+        f"`score` must return scores shaped as the weights. Leaf '{name}' has "
+        f'shape {wanted.get(name)}, and scores of shape {found.get(name)}.'
+      )
 
 
 def check_finite(weights: Weights) -> None:
@@ -102,6 +139,11 @@ def check_finite(weights: Weights) -> None:
     >>> check_finite({'kernel': jnp.ones(2)})
   """
   for path, leaf in _on_host(weights):
+    if leaf.dtype == object:
+      raise TypeError(
+        f"Leaf '{selection.name_of(path)}' has a shape but no values, which "
+        'pruning needs. Pass params that were initialized.'
+      )
     if not np.isfinite(leaf).all():
       raise ValueError(
         f"Leaf '{selection.name_of(path)}' has weights that are not finite; "

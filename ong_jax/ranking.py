@@ -48,6 +48,11 @@ def top_k(scores: Scores, counts: Counts) -> Mask:
 'b': Array([ True,  True], dtype=bool)}
   """
   leaves, treedef = jax.tree.flatten(scores)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(scores):
+    if not hasattr(leaf, 'dtype'):
+      raise TypeError(
+        f"`scores` must be arrays; leaf '{name_of(path)}' is {leaf!r:.200}."
+      )
   pooled = jax.tree.structure(counts) == jax.tree.structure(0)
   if pooled:
     names, sizes, ks = ['all'], [sum(x.size for x in leaves)], [counts]
@@ -55,9 +60,8 @@ def top_k(scores: Scores, counts: Counts) -> Mask:
     names = [
       name_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(scores)
     ]
-    sizes, ks = [x.size for x in leaves], treedef.flatten_up_to(counts)
-  # What is no integer is a TypeError here, and what is not traced looked at.
-  ks = [k if isinstance(k, jax.core.Tracer) else operator.index(k) for k in ks]
+    sizes, ks = [x.size for x in leaves], _flat_counts(treedef, counts, names)
+  ks = list(map(_checked_count, names, ks))
   for name, size, k in zip(names, sizes, ks):
     if isinstance(k, int) and not 0 <= k <= size:
       raise ValueError(
@@ -78,6 +82,28 @@ def top_k(scores: Scores, counts: Counts) -> Mask:
     return scores
   kept = _top_k(leaves, jnp.stack([jnp.asarray(k, jnp.int32) for k in ks]))
   return treedef.unflatten(unstack(positions(x.shape for x in leaves), kept))
+
+
+def _flat_counts(treedef, counts, names):
+  try:
+    return treedef.flatten_up_to(counts)
+  except ValueError as error:
+    raise ValueError(
+      f'`counts` must be one int, or have one for each of {names[:8]}, in a '
+      f'tree like that of the scores; got {counts!r:.200}.'
+    ) from error
+
+
+def _checked_count(name, k):
+  """What is traced cannot be looked at."""
+  if isinstance(k, jax.core.Tracer):
+    return k
+  try:
+    return operator.index(k)
+  except TypeError as error:
+    raise TypeError(
+      f"`counts` of '{name}' must be an integer; got {k!r:.200}."
+    ) from error
 
 
 @jax.jit

@@ -6,6 +6,7 @@ rescaling or reordering of the components changes.
 """
 
 import math
+import numbers
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -217,6 +218,11 @@ def as_matrix(
 def _guarded(rank: Rank, leaf: jax.Array, shape: tuple[int, int]) -> int:
   """Keeps the rank away from min(m, n)."""
   wanted = rank(as_matrix(leaf, shape)) if callable(rank) else rank
+  if not isinstance(wanted, numbers.Integral) or wanted < 1:
+    raise ValueError(
+      f'`rank` must be an integer of at least 1; got {wanted!r} for a matrix '
+      f'of shape {shape}.'
+    )
   return max(1, min(wanted, min(shape) // 2))
 
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ong_jax import masks
+from ong_jax.checks import HIGHEST
 from ong_jax.types import Allocation, Counts, Weights
 
 
@@ -166,6 +167,8 @@ def check_steps(**numbers_of_steps: int) -> None:
     ValueError: `interval` must be an integer of at least 1; got 0.
   """
   for name, value in numbers_of_steps.items():
+    if isinstance(value, numbers.Integral) and value > HIGHEST:
+      raise ValueError(f'`{name}` must be below 2**31; got {value}.')
     if not isinstance(value, numbers.Integral) or value < 1:
       raise ValueError(
         f'`{name}` must be an integer of at least 1; got {value!r}.'

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ong_jax.checks import check_function, check_key, check_names
 from ong_jax.devices import whole
 from ong_jax.saliency import (
   Rank,
@@ -57,6 +58,8 @@ def random(key: jax.Array) -> Score:
     >>> scores['kernel'].shape
     (2, 2)
   """
+
+  check_key(key)
 
   def draw(w, k):
     # As a matrix: the same numbers, which compile faster than those of a
@@ -106,6 +109,9 @@ def ong(
     (Array(1, dtype=int32), Array(2, dtype=int32))
   """
 
+  check_key(key)
+  check_function('saliency', saliency, '`ong_jax.saliency.residual`')
+  check_names(options, ('solver', 'start', 'max_sweeps', 'tol', 'restarts'))
   if not callable(rank):
     _check_count('rank', rank, lowest=1)
   return lambda weights: evaluate(key, weights, saliency, rank, options, inputs)
@@ -202,6 +208,8 @@ def average(scores: Sequence[Score]) -> Score:
     >>> average([magnitude, magnitude])({'kernel': jnp.array([-2.0])})
     {'kernel': Array([2.], dtype=float32)}
   """
+  if callable(scores):
+    raise TypeError('`scores` must be a list of scores; got one. Pass `[it]`.')
   if not scores:
     raise ValueError('`scores` must have at least one score.')
 
@@ -231,6 +239,8 @@ def shuffled(key: jax.Array, score: Score) -> Score:
     >>> sorted(scores({'kernel': jnp.arange(4.0)})['kernel'].tolist())
     [0.0, 1.0, 2.0, 3.0]
   """
+
+  check_key(key)
 
   def shuffle(s, k):
     return jax.random.permutation(k, s.ravel()).reshape(s.shape)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ong_jax.checks import check_function
 from ong_jax.types import InputAxes, Params, Predicate, Weights
 
 
@@ -149,20 +150,22 @@ def select(params: Params, prunable: Predicate = is_kernel) -> Weights:
     {'bias': None, 'kernel': Array([[1., 1.]], dtype=float32)}
   """
 
+  check_function('prunable', prunable, '`selection.is_kernel`')
+
   def keep(path, leaf):
     if not prunable(path, leaf):
       return None
-    dtype = jnp.result_type(leaf)
-    if not jnp.issubdtype(dtype, jnp.floating):
+    dtype = leaf.dtype if hasattr(leaf, 'dtype') else np.asarray(leaf).dtype
+    if not jnp.issubdtype(dtype, jnp.floating) or dtype.itemsize < 2:
       raise TypeError(
         f"Leaf '{name_of(path)}' is prunable, but its dtype is {dtype}; "
-        'weights must be real floating-point numbers. Pass a `prunable` that '
-        'leaves it out.'
+        'weights must be real floating-point numbers of at least 16 bits. '
+        'Pass a `prunable` that leaves it out.'
       )
     if not np.size(leaf):
       raise ValueError(
         f"Leaf '{name_of(path)}' is prunable, but has no weights: its shape is "
-        f'{leaf.shape}. Pass a `prunable` that leaves it out.'
+        f'{np.shape(leaf)}. Pass a `prunable` that leaves it out.'
       )
     return leaf
 

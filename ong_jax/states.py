@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ong_jax import masks
 from ong_jax.types import Mask, Params, Pruner
 
 
@@ -40,6 +41,7 @@ def remask(state: SparseState, mask: Mask) -> SparseState:
     >>> remask(state, {'kernel': jnp.array([False])}).inner_state.trace
     {'kernel': Array([0.], dtype=float32)}
   """
+  masks.check_like(state.mask, mask)
   same = jax.tree.map(jnp.equal, mask, state.mask)
   inner_state = map_like(
     lambda keep, x: jnp.where(keep, x, jnp.zeros_like(x)),
@@ -185,7 +187,34 @@ def first_mask(mask: Mask | Pruner, params: Params) -> Mask:
   # A mask may be callable, too: an Equinox model is. A pruner is one leaf.
   is_leaf = jax.tree_util.treedef_is_leaf(jax.tree.structure(mask))
   own = mask(params) if is_leaf and callable(mask) else mask
+  masks.check_bool(own)
   return jax.tree.map(jnp.copy, own)  # The caller's survives donation.
+
+
+def check_inner(inner: optax.GradientTransformation) -> None:
+  """Raises a `TypeError` unless this is a transformation.
+
+  Example:
+    >>> check_inner(optax.sgd(0.1))
+  """
+  if not isinstance(inner, optax.GradientTransformation):
+    raise TypeError(
+      '`inner` must be a transformation, such as `optax.sgd(0.1)`; got '
+      f'{inner!r:.200}.'
+    )
+
+
+def check_state(state: SparseState) -> None:
+  """Raises a `TypeError` unless `update` was given what `init` returned.
+
+  Example:
+    >>> check_state(SparseState(0, None, None))
+  """
+  if not isinstance(state, SparseState):
+    raise TypeError(
+      '`state` must be what `init` of this transformation or its last '
+      f'`update` returned; got a {type(state).__name__}.'
+    )
 
 
 def check_given(params: Params | None) -> None:

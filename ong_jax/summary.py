@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from ong_jax.masks import sparsity
+from ong_jax.masks import check_bool, sparsity
 from ong_jax.selection import name_of
 from ong_jax.types import Mask
 
@@ -78,6 +78,7 @@ def summarize(mask: Mask) -> Summary:
       empty_filters=int(np.count_nonzero(~filters.any(axis=0))),
     )
 
+  check_bool(mask)
   leaves = jax.tree_util.tree_leaves_with_path(mask)
   layers = tuple(layer(path, m) for path, m in leaves)
   return Summary(

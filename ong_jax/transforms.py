@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import optax
 
 from ong_jax import masks
-from ong_jax.states import SparseState, check_given, first_mask
+from ong_jax.states import (
+  SparseState,
+  check_given,
+  check_inner,
+  check_state,
+  first_mask,
+)
 from ong_jax.types import Mask, Params, Pruner
 
 # (params, state) -> state: at the end of an update, with the params that it
@@ -61,6 +67,7 @@ def masked_transform(
     >>> optax.apply_updates(params, updates)
     {'kernel': Array([[2., 0.]], dtype=float32)}
   """
+  check_inner(inner)
   inner = optax.with_extra_args_support(inner)
 
   def init_fn(params):
@@ -71,6 +78,7 @@ def masked_transform(
 
   def update_fn(updates, state, params=None, **extra_args):
     check_given(params)
+    check_state(state)
     updates = masks.apply_mask(updates, state.mask)  # Keeps pruned moments 0,
     masked = masks.apply_mask(params, state.mask)  # from weight decay too.
     updates, inner_state = inner.update(
@@ -121,6 +129,7 @@ def latent_transform(
     >>> mask_of(state)
     {'kernel': Array([False, False], dtype=bool)}
   """
+  check_inner(inner)
   inner = optax.with_extra_args_support(inner)
 
   def init_fn(params):
@@ -129,6 +138,7 @@ def latent_transform(
 
   def update_fn(updates, state, params=None, **extra_args):
     check_given(params)
+    check_state(state)
     updates, inner_state = inner.update(
       updates, state.inner_state, params, **extra_args
     )

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from ong_jax import allocation, patterns, pruners, scores, selection
+from ong_jax.checks import check_number
 from ong_jax.method import SparseMethod, straight_through
 from ong_jax.states import check_given
 from ong_jax.transforms import latent_transform
@@ -63,6 +64,7 @@ def ste(
     >>> tx.update(grads, opt_state, params)[0]['kernel'].ravel()
     Array([-0.5, -0. ], dtype=float32)
   """
+  check_number('decay', decay)
   if not 0 <= decay < math.inf:
     raise ValueError(f'`decay` must lie in [0, inf); got {decay}.')
   prune = pruners.one_shot(score, pattern=pattern, prunable=prunable)

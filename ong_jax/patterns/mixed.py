@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 
 from ong_jax import allocation, masks, schedules, selection
+from ong_jax.checks import check_function
 from ong_jax.patterns import groups, tiles
 from ong_jax.patterns.pattern import Pattern, after_cuts
 from ong_jax.types import Allocation, InputAxes, Scores
@@ -102,6 +103,7 @@ def mixed(
 dtype=bool))
   """
   masks.check_sparsity(sparsity)
+  check_function('kind', kind, 'one of the path and leaf')
 
   def choose(scores, cuts=(0.0,), row=0):
     leaves, treedef = jax.tree.flatten(scores)
@@ -165,4 +167,8 @@ def check_block(shape: tuple[int, ...]) -> None:
   Example:
     >>> check_block((4, 4))
   """
+  if not isinstance(shape, tuple | list):
+    raise TypeError(
+      f'`shape` of a block must be a tuple, such as (4, 4); got {shape!r:.200}.'
+    )
   schedules.check_steps(**{f'shape[{i}]': b for i, b in enumerate(shape)})

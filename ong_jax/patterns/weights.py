@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ong_jax import allocation, masks, ranking, selection
+from ong_jax.checks import check_number
 from ong_jax.patterns.pattern import Pattern, after_cuts
 from ong_jax.types import Allocation, InputAxes, Scores
 
@@ -34,6 +35,7 @@ def unstructured(
     Array([ True, False, False, False], dtype=bool)
   """
   masks.check_sparsity(sparsity)
+  check_number('floor', floor)
   if not 0 <= floor <= (1 - sparsity) / 2:
     raise ValueError(
       f'`floor` must lie in [0, {(1 - sparsity) / 2:g}], half of what '
