@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import math
+import numbers
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -45,6 +46,7 @@ class Config:
 
 SCHEDULES = ('linear', 'cosine')
 DTYPES = ('float32', 'bfloat16')
+_INTEGERS = ('batch_size', 'bn_images', 'model_parallel', 'seed')
 NONFINITE = ('report', 'skip')
 
 
@@ -79,14 +81,36 @@ The nearest is 'magnitude'.
     ('epochs', 0, math.inf),
     ('dense_epochs', 0, math.inf),
     ('original_epochs', 0, math.inf),
-    ('batch_size', 1, math.inf),
-    ('bn_images', 0, math.inf),
-    ('model_parallel', 1, math.inf),
+    ('batch_size', 1, 2**31),
+    ('bn_images', 0, 2**31),
+    ('model_parallel', 1, 2**31),
     ('seed', 0, 2**32),
   ):
     value = getattr(config, name)
-    if value is not None and not low <= value < high:
+    if value is None and name == 'original_epochs':
+      continue
+    kind = numbers.Integral if name in _INTEGERS else numbers.Real
+    if not isinstance(value, kind) or isinstance(value, bool):
+      what = 'an integer' if name in _INTEGERS else 'a number'
+      raise TypeError(f'`{name}` must be {what}, got {value!r}.')
+    if not low <= value < high:
       raise ValueError(f'`{name}` must lie in [{low}, {high}), got {value}.')
+  _check_normalization(config)
+
+
+def _check_normalization(config: Config) -> None:
+  for name, above in (('image_mean', -math.inf), ('image_std', 0)):
+    value = getattr(config, name)
+    if value is not None and not (
+      isinstance(value, tuple | list)
+      and len(value) == 3
+      and all(isinstance(x, numbers.Real) for x in value)
+      and all(above < x < math.inf for x in value)
+    ):
+      raise ValueError(
+        f'`{name}` must have three finite numbers above {above}, one for each '
+        f'color, got {value!r}.'
+      )
 
 
 def check_choice(name: str, value: str, known: Collection[str]) -> None:
