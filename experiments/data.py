@@ -188,6 +188,14 @@ def _synthetic(data_dir: str | None) -> Dataset:
   )
 
 
+# Training images and classes, known before anything is loaded.
+SIZES = {
+  'cifar10': (50_000, 10),
+  'cifar100': (50_000, 100),
+  'cifar10_mini': (5_000, 10),
+  'synthetic': (512, 10),
+}
+
 # From a name to a function that takes `data_dir`.
 DATASETS: dict[str, Callable[[str | None], Dataset]] = {
   'cifar10': functools.partial(
