@@ -28,6 +28,7 @@ from experiments import (
   models,
   operations,
   options,
+  preflight,
   pretrained,
   report,
   sharding,
@@ -89,6 +90,7 @@ def run(
   recipe = METHODS[config.method].recipe
   given = options.check(config.method, recipe, config.options)
   config = dataclasses.replace(config, options=given)
+  preflight.check(config)
   with contextlib.ExitStack() as stack:
     directory = None
     if workdir:
@@ -120,12 +122,7 @@ def _run(
   )
   recipe = METHODS[config.method].recipe
   segments = recipe(plan, **setup.config.options)
-  if any(segment.steps == 0 for segment in segments[:-1]):
-    raise ValueError(
-      f'`{config.method}` would make {[s.steps for s in segments]} steps, one '
-      'number for each of its parts; only the last may be 0. Give it more '
-      '`epochs`, or other options.'
-    )
+  preflight.check_parts(config, segments)
   if directory:
     directory.take(setup.config)
     if result := directory.result():
@@ -164,11 +161,7 @@ def set_up(config: Config, data_dir: str | None) -> tuple[Setup, Any, Any]:
   mesh = sharding.make_mesh(config.model_parallel, config.batch_size)
   dataset = data.load(config.dataset, data_dir)
   num_images = len(dataset.train_labels)
-  if config.batch_size > num_images:
-    raise ValueError(
-      f'`batch_size`={config.batch_size} must not exceed the {num_images} '
-      f'training images of {config.dataset}.'
-    )
+  preflight.check_batch(config, num_images)
   model = models.create(
     config.model,
     dataset.num_classes,
