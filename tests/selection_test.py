@@ -152,7 +152,8 @@ class SelectTest(parameterized.TestCase):
     with self.assertRaisesRegex(
       TypeError,
       f"^Leaf 'fc/kernel' is prunable, but its dtype is {name}; weights must "
-      'be real floating-point numbers of at least 16 bits. Pass a `prunable` that leaves it out.$',
+      'be real floating-point numbers of at least 16 bits. Pass a `prunable` '
+      'that leaves it out.$',
     ):
       selection.select(params)
     with self.assertRaisesRegex(ValueError, '^No leaf is prunable'):
