@@ -82,7 +82,13 @@ def _cifar(
 
   data_dir = data_dir or os.environ.get('TFDS_DATA_DIR')
   data_dir = os.path.expanduser(data_dir or '~/tensorflow_datasets')
-  prepare.ensure(name, data_dir)
+  way_out = f"Remove '{os.path.join(data_dir, name)}' to have it made again."
+  try:
+    prepare.ensure(name, data_dir)
+  except ValueError as error:
+    raise ValueError(
+      f'Data set {name!r} in {data_dir!r} is damaged: {error}. {way_out}'
+    ) from error
   try:
     train, test = tfds.data_source(
       name,
@@ -98,11 +104,17 @@ def _cifar(
       'TensorFlow. Name another directory with `--data_dir` or '
       'TFDS_DATA_DIR; the set is made there as array_record.'
     ) from error
-  except RuntimeError as error:  # It has checksums of its own.
+  except Exception as error:  # Damage shows in many types.
     raise ValueError(
-      f'Data set {name!r} in {data_dir!r} is damaged: {error}. Remove '
-      f"'{os.path.join(data_dir, name)}' to have it made again."
+      f'Data set {name!r} in {data_dir!r} is damaged: {error}. {way_out}'
     ) from error
+  for labels in arrays[1::2]:
+    if not all(0 <= label < num_classes for label in set(labels.tolist())):
+      raise ValueError(
+        f'Data set {name!r} in {data_dir!r} has labels from {labels.min()} to '
+        f'{labels.max()}, which must lie in [0, {num_classes}): it is another '
+        f'data set, or damaged. {way_out}'
+      )
   return Dataset(*arrays, num_classes, mean, std)
 
 
@@ -117,7 +129,13 @@ def _read_split(source: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
   images = np.empty((len(examples), 32, 32, 3), np.uint8)
   for image, example in zip(images, examples):
     with Image.open(io.BytesIO(example['image'])) as png:
-      image[:] = np.asarray(png)
+      pixels = np.asarray(png)
+    if (pixels.shape, pixels.dtype) != (image.shape, image.dtype):
+      raise ValueError(
+        f'image {example["id"]!r} is {pixels.dtype}{list(pixels.shape)}, not '
+        f'{image.dtype}{list(image.shape)}'
+      )
+    image[:] = pixels
   return images, np.array([example['label'] for example in examples], np.int32)
 
 

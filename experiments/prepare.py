@@ -9,6 +9,7 @@ written is the directory that TFDS would have made.
 
 import contextlib
 import io
+import json
 import pathlib
 import sys
 import tarfile
@@ -35,10 +36,14 @@ def ensure(name: str, data_dir: str) -> None:
 
   Raises:
     FileNotFoundError: if the set is not there and cannot be made.
+    ValueError: if what is there is another one.
   """
   import tensorflow_datasets as tfds
 
-  builder = make_builder(name, data_dir)
+  try:
+    builder = make_builder(name, data_dir)
+  except Exception as error:  # Of what describes the set; in many types.
+    raise ValueError(f'it cannot be read ({error})') from error
   path = builder.data_path
   way_out = (
     'Name another directory with `--data_dir` or TFDS_DATA_DIR, or take '
@@ -46,6 +51,7 @@ def ensure(name: str, data_dir: str) -> None:
   )
   if path.exists():
     if builder.is_prepared():
+      _check_name(path, name)
       return
     raise FileNotFoundError(
       f"'{path}' is there, but it is not a complete data set. Remove it to "
@@ -65,6 +71,13 @@ def ensure(name: str, data_dir: str) -> None:
       f'{builder._cifar_info.url}. {way_out} The cause: '
       f'{type(error).__name__}: {error}'
     ) from error
+
+
+def _check_name(path: pathlib.Path, name: str) -> None:
+  """TFDS reads whatever lies where the set should be."""
+  found = json.loads((path / 'dataset_info.json').read_text())['name']
+  if found != name:
+    raise ValueError(f'what is there is {found!r}')
 
 
 def _prepare(builder: Any, data_dir: str) -> None:

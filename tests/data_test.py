@@ -1,3 +1,4 @@
+import functools
 import io
 import os
 import pathlib
@@ -155,6 +156,69 @@ class TfdsTest(parameterized.TestCase):
       f"Remove '{self.data_dir}/cifar10' to have it made again.",
     ):
       data.load('cifar10', self.data_dir)
+
+  @parameterized.named_parameters(
+    ('no_json', 'dataset_info.json', b'{]'),
+    ('no_text', 'dataset_info.json', bytes(range(256))),
+    ('nothing', 'dataset_info.json', b''),
+    ('other_json', 'dataset_info.json', b'{}'),
+    ('no_labels', 'label.labels.txt', None),
+    ('no_shard', 'cifar10-test.array_record-00000-of-00001', b'0' * 100_000),
+  )
+  def test_damage_beside_the_images_is_reported(self, file, content):
+    path = write_tfds('cifar10', self.data_dir) / file
+    path.unlink()
+    if content is not None:
+      path.write_bytes(content)
+    with self.assertRaisesRegex(
+      ValueError,
+      f"(?s)'cifar10' in '{self.data_dir}' is damaged: .* "
+      f"Remove '{self.data_dir}/cifar10' to have it made again.",
+    ):
+      data.load('cifar10', self.data_dir)
+
+  def test_another_data_set_is_refused(self):
+    ours = write_tfds('cifar10', self.data_dir)
+    with mock.patch.dict(IMAGES, train=IMAGES['train'][:7]):
+      theirs = write_tfds('cifar100', self.data_dir)
+    (file,) = ours.glob('cifar10-train.*')
+    shutil.copy(next(theirs.glob('cifar100-train.*')), file)
+    with self.assertRaisesRegex(ValueError, "'cifar10' in .* is damaged"):
+      data.load('cifar10', self.data_dir)
+    shutil.rmtree(ours)
+    theirs.rename(ours)
+    with self.assertRaisesRegex(ValueError, "what is there is 'cifar100'"):
+      data.load('cifar10', self.data_dir)
+
+  def test_labels_out_of_range_are_refused(self):
+    write_tfds('cifar10', self.data_dir)
+    load = data.DATASETS['cifar10']
+    few = functools.partial(load.func, **{**load.keywords, 'num_classes': 5})
+    with (
+      mock.patch.dict(data.DATASETS, cifar10=few),
+      self.assertRaisesRegex(
+        ValueError,
+        r"'cifar10' in .* labels from 0 to 9, which must lie in \[0, 5\): it "
+        'is another data set, or damaged. Remove .* to have it made again.',
+      ),
+    ):
+      data.load('cifar10', self.data_dir)
+
+  @parameterized.named_parameters(
+    ('grey', 'L', (32, 32)), ('small', 'RGB', (1, 1)), ('no_image', None, None)
+  )
+  def test_images_of_another_shape_are_refused(self, mode, size):
+    png = io.BytesIO(b'no image')
+    if mode:
+      Image.new(mode, size).save(png := io.BytesIO(), 'PNG')
+    example = {'id': 'train_1', 'label': 0, 'image': png.getvalue()}
+    source = mock.MagicMock()
+    source.__len__.return_value = 1
+    source.__getitems__ = lambda ids: [example]
+    with self.assertRaisesRegex(
+      (ValueError, OSError), "image 'train_1' is uint8|cannot identify"
+    ):
+      data._read_split(source)
 
 
 class MiniTest(parameterized.TestCase):
