@@ -76,6 +76,19 @@ def run(
     signals.Interrupted: on SIGINT or SIGTERM, after a save.
   """
   started = time.monotonic()
+  if not save_every_s >= 0:
+    raise ValueError(f'`save_every_s` must be at least 0, got {save_every_s}.')
+  config = hosts.together(lambda: _checked(config))
+  with contextlib.ExitStack() as stack:
+    directory = None
+    if workdir:
+      directory = RunDirectory(workdir)
+      stack.enter_context(contextlib.closing(directory))
+    return _run(config, data_dir, directory, save_every_s, started)
+
+
+def _checked(config: Config) -> Config:
+  """Returns the config with its options read; refuses what cannot run."""
   check(
     config,
     {
@@ -85,18 +98,11 @@ def run(
       'initializer': models.INITIALIZERS,
     },
   )
-  if not save_every_s >= 0:
-    raise ValueError(f'`save_every_s` must be at least 0, got {save_every_s}.')
   recipe = METHODS[config.method].recipe
   given = options.check(config.method, recipe, config.options)
   config = dataclasses.replace(config, options=given)
   preflight.check(config)
-  with contextlib.ExitStack() as stack:
-    directory = None
-    if workdir:
-      directory = RunDirectory(workdir)
-      stack.enter_context(contextlib.closing(directory))
-    return _run(config, data_dir, directory, save_every_s, started)
+  return config
 
 
 def _run(
