@@ -162,14 +162,12 @@ class TfdsTest(parameterized.TestCase):
     ('no_text', 'dataset_info.json', bytes(range(256))),
     ('nothing', 'dataset_info.json', b''),
     ('other_json', 'dataset_info.json', b'{}'),
-    ('no_labels', 'label.labels.txt', None),
     ('no_shard', 'cifar10-test.array_record-00000-of-00001', b'0' * 100_000),
   )
   def test_damage_beside_the_images_is_reported(self, file, content):
     path = write_tfds('cifar10', self.data_dir) / file
     path.unlink()
-    if content is not None:
-      path.write_bytes(content)
+    path.write_bytes(content)
     with self.assertRaisesRegex(
       ValueError,
       f"(?s)'cifar10' in '{self.data_dir}' is damaged: .* "
