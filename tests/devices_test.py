@@ -196,6 +196,7 @@ def _train(method, inner=None, *, mesh):
     stats=variables['batch_stats'],
     loss=jnp.float32(0),
     correct=jnp.int32(0),
+    nonfinite=jnp.int32(0),
   )
   splits = sharding.shardings(mesh, state)
   dataset = data.load('synthetic')
