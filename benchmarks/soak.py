@@ -50,6 +50,7 @@ _METHODS = {
   'probmask': ('--option=retrain=0.25',),
 }
 _PLACES = ('before a save', 'between saves', 'in a save', 'at the end')
+_TEMPORARY = 'orbax-checkpoint-tmp'
 _MOST_KILLS_OF_A_RUN = 4
 _LIMIT_S = 600
 
@@ -87,9 +88,9 @@ def _names(path: pathlib.Path) -> list[str]:
 
 
 def _written(path: pathlib.Path) -> dict[str, set[str]]:
-  """What is being written: only whole checkpoints are plain numbers."""
+  """What is being written or was left half written, and what ends a run."""
   return {
-    'a save': {n for n in _names(path / 'checkpoints') if not n.isdigit()},
+    'a save': {n for n in _names(path / 'checkpoints') if _TEMPORARY in n},
     'the end': {n for n in _names(path) if n.startswith(('final', 'result'))},
   }
 
