@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from absl.testing import absltest
 
 from experiments import (
-  checkpoints,
   data,
   evaluation,
   handover,
@@ -23,6 +22,7 @@ from experiments import (
   sharding,
 )
 from experiments.config import Config
+from experiments.directory import RunDirectory
 from experiments.plan import Run
 from experiments.recipes import cycles
 
@@ -123,7 +123,8 @@ class LongRunTest(absltest.TestCase):
     )
     plan = cycles.imp(Run(config, steps_per_epoch=32), phases=2)
     self.assertEqual([segment.steps for segment in plan], [384, 1024, 1024])
-    directory = checkpoints.RunDirectory(self.path, config)
+    directory = RunDirectory(self.path)
+    directory.take(config)
     with contextlib.closing(directory):
       return segments.run_segments(
         setup,
