@@ -55,7 +55,8 @@ def shardings(mesh: Mesh, tree: Any) -> Any:
   """Splits kernels over 'model' by their last axis; the rest is replicated.
 
   The rule reads the end of a path and the shape, and nothing else. Masks and
-  moments have both from their params, so they are split just like them.
+  moments have both from their params, so they are split just like them, and no
+  step of training puts a kernel together on one device.
 
   Args:
     mesh: of `make_mesh`.
