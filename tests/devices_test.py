@@ -104,13 +104,8 @@ _EXACT = {
   'floors': ong_jax.one_shot(scores.at_least(scores.magnitude, 2), 0.8),
   '2_of_4': ong_jax.one_shot(scores.magnitude, pattern=patterns.n_of_m(2, 4)),
 }
-# These look at a whole kernel, and say so.
-_WHOLE = {
-  'lamp': ong_jax.lamp(sparsity=0.8),
-  'blocks': ong_jax.one_shot(
-    scores.magnitude, pattern=patterns.blocks((4, 4), 0.8)
-  ),
-}
+# It looks at a whole kernel, and says so.
+_WHOLE = {'lamp': ong_jax.lamp(sparsity=0.8)}
 
 
 @functools.cache
