@@ -142,6 +142,7 @@ def gradient_flow(
   def measure(params):
     weights = selection.select(params, prunable)
     direction = _mean(gradient(weights, params, batch) for batch in batches)
+    _check_gradient(direction)
     products = _mean(
       curvature(weights, direction, params, batch) for batch in batches
     )
@@ -268,6 +269,18 @@ def _of_weights(loss: Loss) -> Callable[[Weights, Params, Any], jax.Array]:
     return value
 
   return of_weights
+
+
+def _check_gradient(grads: Weights) -> None:
+  """Raises a `ValueError`: what is NaN everywhere has a curvature of 0."""
+  for path, g in jax.tree_util.tree_leaves_with_path(grads):
+    if isinstance(g, jax.core.Tracer):
+      continue
+    if num_bad := g.size - int(jnp.isfinite(g).sum()):
+      raise ValueError(
+        f"Of leaf '{selection.name_of(path)}', {num_bad} measured values are "
+        'not finite: its gradient. Look at the batches, and at the loss on them.'
+      )
 
 
 def _product(w: jax.Array, x: jax.Array) -> jax.Array:

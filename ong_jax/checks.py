@@ -54,6 +54,16 @@ def check_number(name: str, value: Any) -> None:
     raise TypeError(f'`{name}` must be a number; got {value!r:.200}.')
 
 
+def check_list(name: str, values: Any) -> None:
+  """Raises a `TypeError` unless the values can be gone through.
+
+  Example:
+    >>> check_list('fractions', [0.3])
+  """
+  if isinstance(values, str) or not isinstance(values, Iterable):
+    raise TypeError(f'`{name}` must be a list; got {values!r:.200}.')
+
+
 def check_names(given: Iterable[str], known: Iterable[str]) -> None:
   """Raises a `TypeError` for an option that does not exist.
 

@@ -103,6 +103,10 @@ def counter(
   if n_of_m is None:
     masks.check_sparsity(sparsity)
   else:
+    if not isinstance(n_of_m, tuple | list) or len(n_of_m) != 2:
+      raise TypeError(
+        f'`n_of_m` must be two integers, such as (2, 4); got {n_of_m!r:.200}.'
+      )
     groups.check(*n_of_m)
     if allocate is not None:
       raise ValueError(

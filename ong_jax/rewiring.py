@@ -1,14 +1,14 @@
 """What methods share that rewire a sparse network as it trains."""
 
 import numbers
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from ong_jax import devices, masks, moves, schedules, scores, selection
-from ong_jax.checks import check_key, check_number
+from ong_jax.checks import check_key, check_list, check_number
 from ong_jax.patterns import Pattern
 from ong_jax.states import SparseState, first_mask, remask
 from ong_jax.types import Mask, Params, Predicate, Pruner
@@ -161,10 +161,7 @@ def make_rewiring(
       '`fractions` must have a number for each update of the mask, such as '
       f'`schedules.cosine_decay(0.3, num_updates)`; got {fractions}.'
     )
-  if isinstance(fractions, str) or not isinstance(fractions, Iterable):
-    raise TypeError(
-      f'`fractions` must be a list of numbers; got {fractions!r:.200}.'
-    )
+  check_list('fractions', fractions)
   fractions = list(fractions)
   for fraction in fractions:
     check_number('fractions', fraction)

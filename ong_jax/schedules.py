@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ong_jax import masks
-from ong_jax.checks import HIGHEST
+from ong_jax.checks import HIGHEST, check_number
 from ong_jax.types import Allocation, Counts, Weights
 
 
@@ -111,6 +111,7 @@ def power_decay(first: float, num: int, power: float = 3.0) -> list[float]:
 
 
 def _check_first(first: float) -> None:
+  check_number('first', first)
   if not 0 < first < 1:
     raise ValueError(f'`first` must lie in (0, 1); got {first}.')
 

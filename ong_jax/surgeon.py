@@ -16,6 +16,7 @@ import numpy as np
 
 from ong_jax import allocation, layerwise, masks, selection
 from ong_jax.calibrated import check_batches
+from ong_jax.checks import check_number
 from ong_jax.layers import Apply, Layer
 from ong_jax.pruners import check_finite
 from ong_jax.sweep import BLOCK, sweep
@@ -204,5 +205,6 @@ def _check_finite(layer: Layer, w: jax.Array) -> None:
 
 
 def _check_damping(damping: float) -> None:
+  check_number('damping', damping)
   if not 0 < damping < math.inf:
     raise ValueError(f'`damping` must be above 0 and finite; got {damping}.')

@@ -369,7 +369,7 @@ LIBRARY = {  # Name: call, and what its sentence has.
   ),
   'fractions text': (
     lambda: ong_jax.set_(KEY, HALF, interval=1, fractions='abc'),
-    "`fractions` must be a list of numbers; got 'abc'",
+    "`fractions` must be a list; got 'abc'",
   ),
   'fractions of text': (
     lambda: ong_jax.rigl(KEY, HALF, interval=1, fractions=['a']),
@@ -382,6 +382,46 @@ LIBRARY = {  # Name: call, and what its sentence has.
   'pattern a number': (
     lambda: begin(ong_jax.ste(0.5)),
     '`pattern` must be one of `ong_jax.patterns`',
+  ),
+  'beta text': (
+    lambda: ong_jax.optg(sparsity=0.5, interval=1, num_intervals=2, beta='x'),
+    "`beta` must be a number; got 'x'",
+  ),
+  'threshold none': (
+    lambda: ong_jax.str_(sparsity=0.5, start=None),
+    '`start` must be a number; got None',
+  ),
+  'gate list': (
+    lambda: ong_jax.cs(sparsity=0.5, num_steps=10, start=[1]),
+    r'`start` must be a number; got \[1\]',
+  ),
+  'penalty text': (
+    lambda: ong_jax.dst(sparsity=0.5, penalty='x'),
+    "`penalty` must be a number; got 'x'",
+  ),
+  'fade name': (
+    lambda: ong_jax.mask_decay(
+      patterns.n_of_m(2, 4), start=0, end=5, fade='linear'
+    ),
+    "`fade` must be a function, .* got 'linear'",
+  ),
+  'boundaries none': (
+    lambda: ong_jax.ac_dc(sparsity=0.5, boundaries=None),
+    '`boundaries` must be a list; got None',
+  ),
+  'patterns one': (
+    lambda: ong_jax.structure_decay(3, boundaries=[1]),
+    '`patterns` must be a list; got 3',
+  ),
+  'n of m a number': (
+    lambda: ong_jax.sparsegpt(apply, [jnp.ones((2, 4))], n_of_m=2),
+    r'`n_of_m` must be two integers, such as \(2, 4\); got 2',
+  ),
+  'damping text': (
+    lambda: ong_jax.sparsegpt(
+      apply, [jnp.ones((2, 4))], sparsity=0.5, damping='x'
+    ),
+    "`damping` must be a number; got 'x'",
   ),
   # Data.
   'one batch': (
@@ -409,6 +449,10 @@ LIBRARY = {  # Name: call, and what its sentence has.
   'loss NaN': (
     lambda: ong_jax.snip(loss, [NAN], sparsity=0.5)(PARAMS),
     "Of leaf 'fc/kernel', 24 measured values are not finite",
+  ),
+  'curvature NaN': (
+    lambda: ong_jax.grasp(loss, [NAN], sparsity=0.5)(PARAMS),
+    "Of leaf 'fc/kernel', 24 measured values are not finite: its gradient",
   ),
   'network name': (
     lambda: ong_jax.wanda('net', [jnp.ones((2, 4))], sparsity=0.5),

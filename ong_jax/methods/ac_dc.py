@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ong_jax import allocation, ranking, scores, selection
+from ong_jax.checks import check_list
 from ong_jax.method import SparseMethod, prunes_to
 from ong_jax.pruners import magnitude
 from ong_jax.states import remask, restart
@@ -111,6 +112,7 @@ def _checked(boundaries: Sequence[int]) -> list[int]:
       f'`boundaries` must be a sequence of steps; got {boundaries!r}. For one '
       f'phase of each kind, pass [{boundaries!r}].'
     )
+  check_list('boundaries', boundaries)
   boundaries = list(boundaries)
   for step in boundaries:
     if not isinstance(step, numbers.Integral) or step < 0:

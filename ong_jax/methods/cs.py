@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from ong_jax import allocation, masks, schedules, selection
+from ong_jax.checks import check_number
 from ong_jax.method import SparseMethod, keep_best, prunes_to
 from ong_jax.states import SparseState, check_given, state_of
 from ong_jax.trainable import Trainable, check_trainable, undecayed
@@ -63,8 +64,10 @@ def cs(
     ('start', start, -80),  # Below, float32 has no sigmoid to divide by.
     ('final_beta', final_beta, 1),
   ):
+    check_number(name, value)
     if not low <= value < math.inf:
       raise ValueError(f'`{name}` must lie in [{low}, inf); got {value}.')
+  check_number('penalty', penalty)
   if not 0 <= penalty < math.inf:
     raise ValueError(f'`penalty` must lie in [0, inf); got {penalty}.')
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ong_jax import masks, pruners, schedules, scores, selection
+from ong_jax.checks import check_function, check_list
 from ong_jax.method import SparseMethod
 from ong_jax.patterns import Pattern
 from ong_jax.states import remask, state_of
@@ -81,6 +82,7 @@ def mask_decay(
     raise ValueError(
       f'`start` must be an integer in [0, {end}), below `end`; got {start!r}.'
     )
+  check_function('fade', fade, '`lambda progress: 1 - progress`')
   betas = _tabulate(fade, end - start)
   prune = pruners.one_shot(score, pattern=pattern, prunable=prunable)
 
@@ -188,6 +190,8 @@ def structure_decay(
     >>> optax.apply_updates(params, updates)['kernel'].ravel()
     Array([0., 0., 3.], dtype=float32)
   """
+  check_list('patterns', patterns)
+  check_list('boundaries', boundaries)
   patterns, boundaries = tuple(patterns), tuple(boundaries)
   _check_boundaries(boundaries, len(patterns))
   prunes = [

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from ong_jax import allocation, selection
+from ong_jax.checks import check_number
 from ong_jax.method import SparseMethod, keep_best, prunes_to
 from ong_jax.states import check_given
 from ong_jax.trainable import Trainable, check_trainable, undecayed
@@ -56,6 +57,7 @@ def dst(
     {'kernel': Array([[-2.,  0.]], dtype=float32)}
   """
   check = prunes_to(sparsity, allocate, prunable)
+  check_number('penalty', penalty)
   if not 0 <= penalty < math.inf:
     raise ValueError(f'`penalty` must lie in [0, inf); got {penalty}.')
 

@@ -46,6 +46,8 @@ def gsm(
     {'kernel': Array([[-3., -0.]], dtype=float32)}
   """
 
+  masks.check_sparsity(sparsity)
+
   def keep_what_matters(updates, params):
     check_given(params)
     saliency = jax.tree.map(

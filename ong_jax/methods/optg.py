@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from ong_jax import allocation, masks, ranking, schedules, selection
+from ong_jax.checks import check_number
 from ong_jax.method import SparseMethod, prunes_to
 from ong_jax.pruners import magnitude
 from ong_jax.states import SparseState, check_given, mask_of
@@ -65,6 +66,7 @@ def optg(
   schedules.check_steps(interval=interval, num_intervals=num_intervals)
   if num_intervals < 2:
     raise ValueError('`num_intervals` must be at least 2; got 1.')
+  check_number('beta', beta)
   if not 0 < beta < math.inf:
     raise ValueError(f'`beta` must lie in (0, inf); got {beta}.')
   gates = gate(num_intervals, beta)

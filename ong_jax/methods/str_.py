@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ong_jax import allocation, selection
+from ong_jax.checks import check_number
 from ong_jax.method import SparseMethod, keep_best, prunes_to
 from ong_jax.trainable import Trainable, check_trainable
 from ong_jax.types import Allocation, Predicate
@@ -49,6 +50,7 @@ def str_(
     >>> method.effective(trainable, None)
     {'kernel': Array([[-1.5,  0. ]], dtype=float32)}
   """
+  check_number('start', start)
   if not math.isfinite(start):
     raise ValueError(f'`start` must be finite; got {start}.')
   check = prunes_to(sparsity, allocate, prunable)
