@@ -279,7 +279,7 @@ def _check_gradient(grads: Weights) -> None:
     if num_bad := g.size - int(jnp.isfinite(g).sum()):
       raise ValueError(
         f"Of leaf '{selection.name_of(path)}', {num_bad} measured values are "
-        'not finite: its gradient. Look at the batches, and at the loss on them.'
+        'not finite: its gradient. Look at the batches, and at the loss.'
       )
 
 
