@@ -139,8 +139,7 @@ def check_bool(mask: Mask) -> None:
     if dtype != jnp.bool_:
       what = f'{m!r:.200}' if dtype is None else dtype
       raise TypeError(
-        f"Mask leaf '{name_of(path)}' must be a bool array, True = kept; got "
-        f'{what}.'
+        f"Mask leaf '{name_of(path)}' must be bool, True = kept; got {what}."
       )
 
 

@@ -277,7 +277,7 @@ LIBRARY = {  # Name: call, and what its sentence has.
     lambda: (
       TX.init(PARAMS) and ong_jax.masked_transform(SGD, PARAMS).init(PARAMS)
     ),
-    "Mask leaf 'fc/bias' must be a bool array, True = kept; got float32",
+    "Mask leaf 'fc/bias' must be bool, True = kept; got float32",
   ),
   'mask of truths': (
     lambda: ong_jax.apply_mask({'a': jnp.ones(2)}, {'a': True}),
@@ -285,19 +285,19 @@ LIBRARY = {  # Name: call, and what its sentence has.
   ),
   'sparsity of floats': (
     lambda: ong_jax.sparsity({'a': jnp.ones(2)}),
-    "Mask leaf 'a' must be a bool array, True = kept; got float32",
+    "Mask leaf 'a' must be bool, True = kept; got float32",
   ),
   'summary of a packed mask': (
     lambda: ong_jax.summarize(ong_jax.pack(MASK)),
-    "Mask leaf 'fc/kernel' must be a bool array, .* got uint8",
+    "Mask leaf 'fc/kernel' must be bool, .* got uint8",
   ),
   'sparsity of a pruner': (
     lambda: ong_jax.sparsity(ong_jax.magnitude(sparsity=0.5)),
-    "Mask leaf '' must be a bool array, True = kept; got <function",
+    "Mask leaf '' must be bool, True = kept; got <function",
   ),
   'packed floats': (
     lambda: ong_jax.pack(PARAMS),
-    "Mask leaf 'fc/bias' must be a bool array, .* got float32",
+    "Mask leaf 'fc/bias' must be bool, .* got float32",
   ),
   'unpacked mask': (
     lambda: ong_jax.unpack(MASK, PARAMS),
