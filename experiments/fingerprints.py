@@ -9,8 +9,8 @@ import numpy as np
 def of(tree: Any) -> np.ndarray:
   """Sums up the bits of each leaf: every change of a single bit shows.
 
-  An array is taken as 32-bit words, each times an odd number for its place
-  along every axis, and added up modulo 2**32. So the sum is the same however
+  An array is taken as 32-bit words, each mixed with its place along every axis,
+  and added up modulo 2**32. So the sum is the same however
   the array is split over devices; with many processes, each adds up what it
   holds, and their sum is that of all. Of damage to more than one bit, one case
   in 2**32 or so goes unseen.
@@ -58,7 +58,20 @@ def _sum(
     x = x.reshape(-1).view(np.uint32).reshape(*x.shape, 2)
     places.append(np.arange(2, dtype=np.uint32))
   words = x.view(f'u{x.dtype.itemsize}').astype(np.uint32, copy=False)
-  for axis in reversed(range(words.ndim)):
-    factors = (places[axis] + np.uint32(1)) * np.uint32(0x9E3779B1 + 2 * axis)
-    words = words @ (factors | np.uint32(1))
-  return words
+  words = words.reshape(words.shape or (1,))  # NumPy warns of scalars.
+  place = np.full(words.shape, 0x9E3779B1, np.uint32)  # Not 0 for zeros.
+  for axis, along in enumerate(places):
+    shape = [1] * words.ndim
+    shape[axis] = -1
+    place = _mixed(place ^ along.reshape(shape))
+  return _mixed(words ^ place).sum(dtype=np.uint32)
+
+
+def _mixed(x: np.ndarray) -> np.ndarray:
+  """Spreads every bit over all of a word, as MurmurHash3 does in the end.
+
+  Without it, two changes of a high bit cancel in a sum: 2**31 + 2**31 is 0.
+  """
+  x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
+  x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
+  return x ^ (x >> 16)

@@ -46,6 +46,20 @@ class FingerprintsTest(parameterized.TestCase):
     for other in (x[::-1], x[:, ::-1], x[:, :, ::-1]):
       self.assertNotEqual(fingerprints.of(other), fingerprints.of(x))
 
+  def test_changes_of_two_words_do_not_cancel(self):
+    for x in np.zeros(32, np.float32), np.ones((4, 8), np.float32):
+      for bit in range(32):
+        found = set()
+        for i in range(x.size):
+          changed = x.copy()
+          words = changed.reshape(-1).view(np.uint32)
+          words[[0, i]] ^= np.uint32(1 << bit)  # Nothing changes for i = 0.
+          found.add(int(fingerprints.of(changed)[0]))
+        self.assertLen(found, x.size)
+
+  def test_zeros_have_one_that_is_not_zero(self):
+    self.assertNotEqual(fingerprints.of(np.zeros(5)), 0)
+
   def test_there_is_one_for_each_leaf(self):
     tree = {'a': jnp.ones(3), 'b': (jnp.zeros((0, 2)), 1, True), 'c': None}
     found = fingerprints.of(tree)
