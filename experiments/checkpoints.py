@@ -184,7 +184,7 @@ def load_final(path: str) -> tuple[Any, Any, dict]:
   Raises:
     ValueError: there is no finished run, or it is damaged.
   """
-  directory = pathlib.Path(path).expanduser().absolute()
+  directory = pathlib.Path(os.path.expanduser(path)).absolute()
   if directory.name == 'final':
     directory = directory.parent
   if not (directory / 'final').exists():

@@ -6,6 +6,7 @@
 download.
 """
 
+import os
 import sys
 
 import jax
@@ -155,6 +156,8 @@ def main(argv: list[str]) -> None:
     report.log(str(stopped))
     sys.exit(stopped.code)
   except KeyboardInterrupt:
+    if jax.process_count() > 1:
+      os._exit(130)  # A usual exit would wait for the others.
     sys.exit(130)
   except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
     alone = jax.process_count() == 1

@@ -32,7 +32,7 @@ class RunDirectory:
       ValueError: it cannot be written, another run is in it, or it is not the
         same one on all processes.
     """
-    self.path = pathlib.Path(path).expanduser().absolute()
+    self.path = pathlib.Path(os.path.expanduser(path)).absolute()
     self._lines: list[str] = []  # That could not be written yet.
     self._checkpoints: Checkpoints | None = None
     self._lock = lock(self.path)
@@ -46,7 +46,19 @@ class RunDirectory:
     """
     self._config = json.loads(json.dumps(dataclasses.asdict(config)))
     hosts.from_first(self._check_config)
+    hosts.together(self._check_place)
     self._checkpoints = Checkpoints(self.path / 'checkpoints', report.log)
+
+  def _check_place(self) -> None:
+    path = self.path / 'checkpoints'
+    try:
+      str(path).encode()
+      path.mkdir(exist_ok=True)
+    except (OSError, UnicodeError) as error:
+      raise ValueError(
+        f'`workdir`: {str(path)!r} cannot be a directory ({error}). Pass '
+        'another.'
+      ) from error
 
   def _check_config(self) -> None:
     file, wanted = self.path / 'config.json', self._config

@@ -27,7 +27,9 @@ def log(line: str) -> None:
     3 weights kept
   """
   if jax.process_index() == 0:
-    _console.print(line)
+    # A disk that is full, or a pipe that is closed, must not end the run.
+    with contextlib.suppress(OSError):
+      _console.print(line)
 
 
 @contextlib.contextmanager

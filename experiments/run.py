@@ -79,6 +79,8 @@ def run(
   if not save_every_s >= 0:
     raise ValueError(f'`save_every_s` must be at least 0, got {save_every_s}.')
   config = hosts.together(lambda: _checked(config))
+  # Who has a directory makes other calls than who has none.
+  hosts.check_same('workdir (given, or not)', np.uint32(bool(workdir)))
   with contextlib.ExitStack() as stack:
     directory = None
     if workdir:

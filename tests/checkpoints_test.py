@@ -1,3 +1,4 @@
+import gc
 import pathlib
 import shutil
 
@@ -18,6 +19,13 @@ pytestmark = pytest.mark.filterwarnings(
   'ignore::pytest.PytestUnraisableExceptionWarning',
   'ignore::pytest.PytestUnhandledThreadExceptionWarning',
 )
+
+
+@pytest.fixture(autouse=True)
+def _collect_what_failed():
+  """Here, where its warnings are ignored, and not in a later test."""
+  yield
+  gc.collect()
 
 
 def _state():

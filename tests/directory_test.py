@@ -1,4 +1,5 @@
 import contextlib
+import gc
 import json
 import pathlib
 import shutil
@@ -23,6 +24,13 @@ pytestmark = pytest.mark.filterwarnings(
   'ignore::pytest.PytestUnraisableExceptionWarning',
   'ignore::pytest.PytestUnhandledThreadExceptionWarning',
 )
+
+
+@pytest.fixture(autouse=True)
+def _collect_what_failed():
+  """Here, where its warnings are ignored, and not in a later test."""
+  yield
+  gc.collect()
 
 
 def _state():
