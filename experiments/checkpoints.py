@@ -168,7 +168,7 @@ def store_final(path: pathlib.Path, params: Any, stats: Any) -> None:
   except Exception as error:
     raise OSError(
       f"The network could not be stored in '{path}' ({_cause(error)}). The "
-      'same command goes on from the last save.'
+      'same command finishes the run.'
     ) from error
 
 
@@ -199,7 +199,10 @@ def load_final(path: str) -> tuple[Any, Any, dict]:
     _compare(trees, fingerprints.of(trees), fingerprint)
     trees = trees['params'], trees['batch_stats']
     config = json.loads((directory / 'config.json').read_text())
-  except (KeyError, OSError, ValueError) as error:
+    missing = {'image_mean', 'image_std', 'dense_epochs', 'epochs'} - {*config}
+    if missing:
+      raise ValueError(f'its config.json lacks {sorted(missing)}')
+  except (KeyError, OSError, TypeError, ValueError) as error:
     raise ValueError(
       f"`init_from`: '{directory}' is damaged ({error}). Pass another run."
     ) from error

@@ -70,6 +70,33 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
   return DATASETS[name](data_dir)
 
 
+def ensure(name: str, data_dir: str | None = None) -> None:
+  """Makes a data set that can be downloaded and is not there; see `load`.
+
+  Example:
+    >>> ensure('synthetic')
+  """
+  if DATASETS[name] in (_cifar10_mini, _synthetic):
+    return
+  data_dir = _expanded(data_dir)
+  try:
+    prepare.ensure(name, data_dir)
+  except ValueError as error:
+    raise ValueError(
+      f'Data set {name!r} in {data_dir!r} is damaged: {error}. '
+      f'{_way_out(name, data_dir)}'
+    ) from error
+
+
+def _expanded(data_dir: str | None) -> str:
+  data_dir = data_dir or os.environ.get('TFDS_DATA_DIR')
+  return os.path.expanduser(data_dir or '~/tensorflow_datasets')
+
+
+def _way_out(name: str, data_dir: str) -> str:
+  return f"Remove '{os.path.join(data_dir, name)}' to have it made again."
+
+
 def _cifar(
   data_dir: str | None,
   name: str,
@@ -80,15 +107,9 @@ def _cifar(
   """Reads what TFDS has prepared, after preparing it if need be."""
   import tensorflow_datasets as tfds
 
-  data_dir = data_dir or os.environ.get('TFDS_DATA_DIR')
-  data_dir = os.path.expanduser(data_dir or '~/tensorflow_datasets')
-  way_out = f"Remove '{os.path.join(data_dir, name)}' to have it made again."
-  try:
-    prepare.ensure(name, data_dir)
-  except ValueError as error:
-    raise ValueError(
-      f'Data set {name!r} in {data_dir!r} is damaged: {error}. {way_out}'
-    ) from error
+  ensure(name, data_dir)
+  data_dir = _expanded(data_dir)
+  way_out = _way_out(name, data_dir)
   try:
     train, test = tfds.data_source(
       name,

@@ -1,5 +1,6 @@
 """A run directory: its config, metrics and result, and its checkpoints."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -91,17 +92,26 @@ class RunDirectory:
     if not file.exists():
       _write(file, self._config)
 
-  def result(self) -> dict | None:
-    """Returns what a finished run has left; None if a part of it is gone."""
+  def result(self, check: Callable[[dict], Any] = str) -> dict | None:
+    """Returns what a finished run has left; None if a part of it is gone.
+
+    Args:
+      check: raises for a result that lacks something.
+    """
 
     def read():
       file = self.path / 'result.json'
       if not (file.exists() and (self.path / 'final').exists()):
         return None
       try:
-        return _read(file)
-      except ValueError as error:
-        report.log(f'{error} It is made anew from the last checkpoint.')
+        found = _read(file)
+        check(found)
+        return found
+      except (ValueError, LookupError, TypeError, AttributeError) as error:
+        report.log(
+          f"'{file}' is damaged ({error!r:.200}). It is made anew from the "
+          'last checkpoint.'
+        )
         return None
 
     return hosts.from_first(read)
@@ -114,7 +124,7 @@ class RunDirectory:
     if not written:
       raise OSError(
         f"Lines of metrics could not be stored in '{self.path}'. The same "
-        'command goes on from the last save.'
+        'command finishes the run.'
       )
     hosts.from_first(lambda: _write(self.path / 'result.json', result))
 
@@ -140,17 +150,18 @@ class RunDirectory:
   def _write_lines(self) -> bool:
     """Writes what there is to write, and tells whether that was possible."""
     file = self.path / 'metrics.jsonl'
-    size = file.stat().st_size if file.exists() else 0
+    size = None
     try:
       self._claim()
-      if self._lines:
-        with file.open('a') as stream:
-          stream.writelines(self._lines)
-          _sync(stream)
+      with file.open('a') as stream:  # Made now: one that is gone is missed.
+        size = stream.tell()
+        stream.writelines(self._lines)
+        _sync(stream)
       self._lines = []
     except OSError as error:
-      if file.exists():
-        os.truncate(file, size)  # Of a line, all is there or nothing.
+      if size is not None:  # Of a line, all is there or nothing.
+        with contextlib.suppress(OSError):
+          os.truncate(file, size)
       report.log(
         f"Nothing can be written to '{self.path}' ({error.strerror}). Training "
         'goes on, and tries again.'
@@ -174,6 +185,11 @@ class RunDirectory:
   def _forget_metrics_after(self, step: int) -> list[dict]:
     file = self.path / 'metrics.jsonl'
     if not file.exists():
+      if step >= 0:
+        report.log(
+          f"'{file}' is gone. What it had of the steps before {step} will be "
+          'missing from the result.'
+        )
       return []
     lines, unread = [], 0
     for text in file.read_text(errors='replace').splitlines():

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -152,6 +153,8 @@ def start(
   """
   trained = step > 0 or setup.config.init_from is not None
   network = sharding.whole(setup.mesh, network)
+  if segment.prune and step > 0:
+    _check_finite(network.params, step)
   begun = time.monotonic()
   pruned = network.params
   if segment.prune:
@@ -173,6 +176,14 @@ def start(
   state = begin(setup, segment, step, network, peak)
   hosts.check_same('network', fingerprints.of(state))
   return sharding.place(state, sharding.shardings(setup.mesh, state)), record
+
+
+def _check_finite(params: Any, step: int) -> None:
+  if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
+    raise ValueError(
+      f'Training has diverged: at step {step} the weights are not finite, and '
+      'pruning would hide it. Lower `learning_rate`, or pass `nonfinite`=skip.'
+    )
 
 
 def _pruned(segment: Segment, network: Network) -> Network:

@@ -153,7 +153,8 @@ def together(act: Callable[[], Any]) -> Any:
     act: must not call anything in this file.
 
   Raises:
-    ValueError: some process raised one, or an OSError.
+    ValueError: another process has failed.
+    Exception: what `act` has raised on this one.
 
   Example:
     >>> together(lambda: 3)
@@ -161,15 +162,18 @@ def together(act: Callable[[], Any]) -> Any:
   """
   if jax.process_count() == 1:
     return act()
-  result, error = None, ''
+  result, failure, text = None, None, ''
   try:
     result = act()
-  except (ValueError, OSError) as caught:
-    error = str(caught) or type(caught).__name__
+  except Exception as error:
+    failure, text = error, str(error) or type(error).__name__
   message = np.zeros(_ERROR_BYTES, np.uint8)
-  data = np.frombuffer(error.encode()[:_ERROR_BYTES], np.uint8)
+  data = np.frombuffer(text.encode(errors='replace')[:_ERROR_BYTES], np.uint8)
   message[: len(data)] = data
-  for i, found in enumerate(gather(message)):
+  everyones = gather(message)
+  if failure:
+    raise failure
+  for i, found in enumerate(everyones):
     text = found.astype(np.uint8).tobytes().rstrip(b'\0')
     if text:
       raise ValueError(f'Process {i}: {text.decode(errors="ignore")}')

@@ -1,5 +1,6 @@
 """One run at a time in a directory, and one directory for all processes."""
 
+import errno
 import fcntl
 import pathlib
 import uuid
@@ -31,22 +32,21 @@ def lock(path: pathlib.Path) -> IO:
       path.mkdir(parents=True, exist_ok=True)
       return (path / 'lock').open('a+')
     except OSError as error:
-      raise ValueError(
-        f"`workdir`: '{path}' cannot be written ({error.strerror}). Pass "
-        'another.'
-      ) from error
+      raise _unusable(path, error) from error
 
   def hold():
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      file.truncate(0)
+      file.write(token)
+      file.flush()
     except OSError as error:
-      raise ValueError(
-        f"Another process runs in '{path}'. Wait for it, or pass another "
-        '`workdir`.'
-      ) from error
-    file.truncate(0)
-    file.write(token)
-    file.flush()
+      if error.errno in (errno.EAGAIN, errno.EACCES):
+        raise ValueError(
+          f"Another process runs in '{path}'. Wait for it, or pass another "
+          '`workdir`.'
+        ) from error
+      raise _unusable(path, error) from error
 
   def check():
     if (path / 'lock').read_text() != token:
@@ -63,3 +63,10 @@ def lock(path: pathlib.Path) -> IO:
     file.close()
     raise
   return file
+
+
+def _unusable(path: pathlib.Path, error: OSError) -> ValueError:
+  return ValueError(
+    f"`workdir`: '{path}' cannot be written or locked ({error.strerror}). Pass "
+    'another.'
+  )

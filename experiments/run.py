@@ -117,6 +117,7 @@ def _run(
   """`run` in a directory that is locked."""
   text = json.dumps(dataclasses.asdict(config), sort_keys=True)
   hosts.check_same('config', np.uint32(zlib.crc32(text.encode())))
+  hosts.from_first(lambda: data.ensure(config.dataset, data_dir))
   setup, params, stats = hosts.together(lambda: set_up(config, data_dir))
   num_kept(select(params), config.sparsity)  # Refused now, not when it prunes.
   plan = Run(
@@ -133,7 +134,7 @@ def _run(
   preflight.check_parts(config, segments)
   if directory:
     directory.take(setup.config)
-    if result := directory.result():
+    if result := directory.result(report.describe):
       report.log(
         f"The run in '{directory.path}' is finished. This is its result."
       )

@@ -8,7 +8,6 @@ import numpy as np
 
 from ong_jax import allocation, masks, ranking, schedules, selection
 from ong_jax.checks import check_function
-from ong_jax.pruners import check_finite
 from ong_jax.types import (
   Allocation,
   Measure,
@@ -17,6 +16,7 @@ from ong_jax.types import (
   Pruner,
   Weights,
 )
+from ong_jax.values import check_finite
 
 
 def synflow(

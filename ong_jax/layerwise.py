@@ -11,8 +11,8 @@ from ong_jax.calibrated import check_batches
 from ong_jax.checks import check_function
 from ong_jax.layers import Apply, Layer, Statistic
 from ong_jax.patterns import groups
-from ong_jax.pruners import check_finite
 from ong_jax.types import Allocation, Mask, Params, Predicate
+from ong_jax.values import check_finite
 
 # (number of the leaf, its weights, its layers, a statistic of the inputs of
 # each) -> its new weights and its mask.

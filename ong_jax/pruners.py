@@ -6,7 +6,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from ong_jax import allocation, devices, masks, ranking, scores, selection
+from ong_jax import (
+  allocation,
+  devices,
+  masks,
+  ranking,
+  scores,
+  selection,
+  values,
+)
 from ong_jax.checks import check_function
 from ong_jax.patterns import Pattern
 from ong_jax.saliency import Rank, Saliency, residual
@@ -84,12 +92,12 @@ def one_shot(
     counts = None
     if pattern is None:
       counts = _counts(allocate(weights, sparsity), weights)
-    check_finite(weights)
+    values.check_finite(weights)
     if measure:
       weights = measure(params)
-      _check_measured(weights)
+      values.check_measured(weights)
     ranked = score(weights)
-    _check_scores(ranked, counts)
+    values.check_scores(ranked, counts)
     if pattern is None:
       _check_shapes(ranked, weights)
       mask = ranking.top_k(ranked, counts)
@@ -129,73 +137,6 @@ def _check_shapes(ranked: Scores, weights: Weights) -> None:
       raise ValueError(
         f"`score` must return scores shaped as the weights. Leaf '{name}' has "
         f'shape {wanted.get(name)}, and scores of shape {found.get(name)}.'
-      )
-
-
-def check_finite(weights: Weights) -> None:
-  """Raises a `ValueError` for weights that are not finite; it names the leaf.
-
-  Example:
-    >>> check_finite({'kernel': jnp.ones(2)})
-  """
-  for path, leaf in _on_host(weights):
-    if leaf.dtype == object:
-      raise TypeError(
-        f"Leaf '{selection.name_of(path)}' has a shape but no values, which "
-        'pruning needs. Pass params that were initialized.'
-      )
-    if not np.isfinite(leaf).all():
-      raise ValueError(
-        f"Leaf '{selection.name_of(path)}' has weights that are not finite; "
-        'pruning would hide it. Look at how they were trained or loaded.'
-      )
-
-
-def _check_measured(values: Weights) -> None:
-  """Before a score may add floors, which are infinite."""
-  for path, leaf in _on_host(values):
-    if num_bad := np.size(leaf) - np.isfinite(leaf).sum():
-      raise ValueError(
-        f"Of leaf '{selection.name_of(path)}', {num_bad} measured values are "
-        'not finite. Look at the batches, and at the loss on them.'
-      )
-
-
-def _on_host(
-  tree: Any,
-) -> list[tuple[jax.tree_util.KeyPath, np.ndarray]]:
-  """The leaves whose values can be looked at: none under jit.
-
-  By NumPy: checks that must be compiled for every shape cost seconds.
-  """
-  return [
-    (path, np.asarray(leaf))
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    if not isinstance(leaf, jax.core.Tracer)
-    and getattr(leaf, 'is_fully_addressable', True)
-  ]
-
-
-def _check_scores(ranked: Scores, counts: Counts | None) -> None:
-  """Raises for NaN, and where more scores are infinite than are kept."""
-  floors = {}
-  for path, leaf in _on_host(ranked):
-    name = selection.name_of(path)
-    if num_nan := np.isnan(leaf).sum():
-      raise ValueError(
-        f"Leaf '{name}' has {num_nan} NaN scores. Look at the score, and "
-        'whether weights are so large that products of them overflow.'
-      )
-    floors[name] = np.isposinf(leaf).sum()
-  if counts is None:  # A pattern's own business.
-    return
-  if isinstance(counts, int):
-    floors = {'all leaves': sum(floors.values())}
-  for (name, floor), kept in zip(floors.items(), jax.tree.leaves(counts)):
-    if floor > kept:
-      raise ValueError(
-        f"Floors ask for {floor} weights of '{name}', but only {kept} are "
-        'kept. Lower the floor or `sparsity`.'
       )
 
 

@@ -190,8 +190,10 @@ def at_least(score: Score, num_weights: int) -> Score:
     row = jax.lax.broadcasted_iota(jnp.int32, filters.shape, 0)
 
     def raise_next(_, best):  # One after the other: `top_k` would gather.
+      # By place, as the best of what is left may itself be -inf.
       rest = jnp.where(best, -jnp.inf, filters)
-      return best | (row == rest.argmax(0))
+      left = ~best & (rest == rest.max(0))
+      return best | (row == left.argmax(0))
 
     best = jnp.zeros_like(filters, bool)
     num_raised = min(num_weights, len(filters))

@@ -18,9 +18,9 @@ from ong_jax import allocation, layerwise, masks, selection
 from ong_jax.calibrated import check_batches
 from ong_jax.checks import check_number
 from ong_jax.layers import Apply, Layer
-from ong_jax.pruners import check_finite
 from ong_jax.sweep import BLOCK, sweep
 from ong_jax.types import Allocation, Mask, Params, Predicate
+from ong_jax.values import check_finite
 
 
 def sparsegpt(

@@ -1,4 +1,5 @@
 import gc
+import json
 import pathlib
 import shutil
 
@@ -170,6 +171,9 @@ class CheckpointsTest(absltest.TestCase):
     chex.assert_trees_all_equal(self.open().restore(_shapes), _state())
 
 
+_CONFIG = {'epochs': 1, 'dense_epochs': 0, 'image_mean': [], 'image_std': []}
+
+
 class FinalTest(absltest.TestCase):
   def setUp(self):
     super().setUp()
@@ -181,14 +185,14 @@ class FinalTest(absltest.TestCase):
 
   def store(self):
     checkpoints.store_final(self.path / 'final', *self.trees)
-    (self.path / 'config.json').write_text('{"model": "resnet8"}')
+    (self.path / 'config.json').write_text(json.dumps(_CONFIG))
 
   def test_gives_back_network_and_config(self):
     self.store()
     for path in (self.path, self.path / 'final'):
       params, stats, config = checkpoints.load_final(str(path))
       chex.assert_trees_all_equal((params, stats), self.trees)
-      self.assertEqual(config, {'model': 'resnet8'})
+      self.assertEqual(config, _CONFIG)
 
   def test_a_network_without_statistics(self):
     self.trees = self.trees[0], {}
@@ -209,6 +213,13 @@ class FinalTest(absltest.TestCase):
       ValueError, '`init_from`: .* is damaged .it cannot be read'
     ):
       checkpoints.load_final(str(self.path))
+
+  def test_names_what_its_config_lacks(self):
+    for config in '{}', '[]', '3', '{"epochs": 1}':
+      self.store()
+      (self.path / 'config.json').write_text(config)
+      with self.assertRaisesRegex(ValueError, '`init_from`: .* is damaged'):
+        checkpoints.load_final(str(self.path))
 
   def test_an_unfinished_run_has_no_network(self):
     with self.assertRaisesRegex(

@@ -144,10 +144,10 @@ class RunDirectoryTest(absltest.TestCase):
   def test_a_damaged_result_is_made_anew(self):
     directory = self.open()
     directory.finish(_state()['params'], {}, {'kept': 3})
-    for text in '', '[]', '{"kept": 3':
+    for text in '', '[]', '{"kept": 3', '{"kept": 3}':
       (self.path / 'result.json').write_text(text)
       with self.log() as lines:
-        self.assertIsNone(directory.result())
+        self.assertIsNone(directory.result(report.describe))
       self.assertRegex(lines[0], "result.json' is damaged .*is made anew")
 
   def test_says_how_many_lines_cannot_be_read(self):
@@ -159,6 +159,24 @@ class RunDirectoryTest(absltest.TestCase):
       found = directory.forget_metrics_after(9)
     self.assertEqual(found, [{'step': 1}])
     self.assertRegex(lines[0], '4 of the lines in .* cannot be read')
+
+  def test_says_that_lines_are_gone(self):
+    directory = self.open()
+    with self.log() as lines:
+      self.assertEqual(directory.forget_metrics_after(-1), [])
+      self.assertEmpty(lines)
+      directory.save(3, _state())  # Before the first line.
+      self.assertEqual(directory.forget_metrics_after(3), [])
+      self.assertEmpty(lines)
+      (self.path / 'metrics.jsonl').unlink()
+      self.assertEqual(directory.forget_metrics_after(3), [])
+    self.assertRegex(lines[0], 'metrics.jsonl. is gone. .* before 3 will be mi')
+
+  def test_refuses_a_place_where_no_checkpoints_can_be(self):
+    self.path.mkdir()
+    (self.path / 'checkpoints').write_text('x')
+    with self.assertRaisesRegex(ValueError, "checkpoints' cannot be a direct"):
+      self.open()
 
   def test_lines_wait_until_there_is_room_and_states_wait_for_them(self):
     directory = self.open()

@@ -4,6 +4,7 @@ import pathlib
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
@@ -115,6 +116,25 @@ class StartTest(parameterized.TestCase):
     )
     chex.assert_trees_all_equal(state.stats, early[1])
     chex.assert_trees_all_equal(state.kept, early)
+
+  def test_refuses_to_prune_what_has_diverged(self):
+    setup, network = _setup()
+    network.params['bn1']['bias'] = jnp.full(16, jnp.nan)
+    with self.assertRaisesRegex(
+      ValueError, 'diverged: at step 4 .* `learning_rate`, or pass `nonfinite`'
+    ):
+      handover.start(setup, _segment(setup), 4, network, None)
+
+  def test_norms_that_are_not_finite_are_none(self):
+    setup, network = _setup()
+    network = network._replace(
+      deployed=jax.tree.map(jnp.copy, network.params),
+      mask=ong_jax.magnitude(sparsity=0.9)(network.params),
+    )
+    network.deployed['conv1']['kernel'] *= jnp.nan
+    _, record = handover.pruning_record(setup, 4, network, network.params, 0.1)
+    self.assertIsNone(record['norm_drop'])
+    self.assertIsNone(record['relative_norm_drop'])
 
   def test_shapes_are_known_without_computing(self):
     setup, network = _setup()

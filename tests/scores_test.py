@@ -252,6 +252,12 @@ class ScoresOfScoresTest(parameterized.TestCase):
     found = scores.at_least(constant(normal(0, 3, 1, 4)), num)({})['kernel']
     self.assertEqual(jnp.isinf(found).sum(), expected)
 
+  def test_at_least_counts_where_scores_are_minus_infinite(self):
+    s = constant(jnp.full((4, 3), -jnp.inf).at[1, 0].set(2.0))
+    found = scores.at_least(s, 2)({})['kernel']
+    expected = jnp.array([2, 2, 2])
+    chex.assert_trees_all_equal(jnp.isposinf(found).sum(0), expected)
+
   def test_refuses_at_once_what_makes_no_sense(self):
     message = '^`num_weights` must be an integer of at least 0; got {}.$'
     for num in (-1, 1.5):
