@@ -17,12 +17,12 @@ from flax.core import FrozenDict
 
 from experiments import (
   checkpoints,
+  console,
   data,
   groups,
   inputs,
   latency,
   models,
-  report,
   timing,
 )
 from experiments.config import Config
@@ -66,19 +66,19 @@ def main() -> None:
     'small': int(costs.total(table, left)),
   }
   size = sum(x.size for x in jax.tree.leaves(shrunk['params']))
-  report.log(f'channels left: {widths}')
-  report.log(
+  console.log(f'channels left: {widths}')
+  console.log(
     f'parameters: {size:,} of {sum(x.size for x in jax.tree.leaves(params)):,}'
   )
-  report.log(
+  console.log(
     f'logits differ by {abs(ours - theirs).max():.1e} at most, of '
     f'{abs(theirs).max():.1f}'
   )
-  report.log(f'| batches of {fields["batch_size"]} | predicted | measured |')
-  report.log('| --- | --- | --- |')
+  console.log(f'| batches of {fields["batch_size"]} | predicted | measured |')
+  console.log('| --- | --- | --- |')
   for name, seen in times.items():
     told = predicted[name]
-    report.log(
+    console.log(
       f'| {name} | {told / 1e3:.1f} ms ({told / predicted["dense"]:.2f}) | '
       f'{seen / 1e3:.1f} ms ({seen / times["dense"]:.2f}) |'
     )

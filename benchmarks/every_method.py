@@ -12,7 +12,7 @@ again. One short run each is no ranking: it shows that a method works.
 import pathlib
 import sys
 
-from experiments import report
+from experiments import console
 from experiments.config import Config
 from experiments.methods import METHODS
 from experiments.run import run
@@ -49,7 +49,7 @@ def main() -> None:
     )
   head = 'method | test accuracy | sparsity | MAC speed-up | last pruning'
   for row in [f'| {head} |', '| --- | --- | --- | --- | --- |', *rows]:
-    report.log(row)
+    console.log(row)
 
 
 if __name__ == '__main__':

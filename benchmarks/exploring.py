@@ -15,7 +15,7 @@ import sys
 
 import numpy as np
 
-from experiments import report
+from experiments import console
 from experiments.config import Config
 from experiments.run import run
 
@@ -46,12 +46,12 @@ def main() -> None:
     pairs.append(
       f'| {criterion} | {gaps.mean():+.2%} | {gaps.std(ddof=1):.2%} |'
     )
-  report.log(f'| criterion (first mask: {first}) | training | seeds | mean |')
+  console.log(f'| criterion (first mask: {first}) | training | seeds | mean |')
   for row in ('| --- | --- | --- | --- |', *rows):
-    report.log(row)
-  report.log('| criterion | IEE - static, mean | standard deviation |')
+    console.log(row)
+  console.log('| criterion | IEE - static, mean | standard deviation |')
   for row in ('| --- | --- | --- |', *pairs):
-    report.log(row)
+    console.log(row)
 
 
 def _accuracy(path: pathlib.Path, seed: int, options: dict) -> float:

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 
 import ong_jax
-from experiments import calibration, report, run
+from experiments import calibration, console, run
 from experiments.config import Config
 from ong_jax import (
   activations,
@@ -137,12 +137,12 @@ def main() -> None:
         )
       cells.append(f'{json.loads(path.read_text())["accuracy"]:.2%}')
     table.append(f'| {name} | ' + ' | '.join(cells) + ' |')
-    report.log(table[-1])
+    console.log(table[-1])
   heads = [c if c == '2:4' else f'{c:.0%}' for c in _COLUMNS]
-  report.log('| score | ' + ' | '.join(heads) + ' |')
-  report.log('| --- ' * (len(heads) + 1) + '|')
+  console.log('| score | ' + ' | '.join(heads) + ' |')
+  console.log('| --- ' * (len(heads) + 1) + '|')
   for row in table:
-    report.log(row)
+    console.log(row)
 
 
 def _measure(

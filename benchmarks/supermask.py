@@ -21,11 +21,11 @@ import jax.numpy as jnp
 import ong_jax
 from experiments import (
   checkpoints,
+  console,
   data,
   evaluation,
   inputs,
   models,
-  report,
   sharding,
 )
 from experiments.config import Config
@@ -56,13 +56,13 @@ def main() -> None:
     path = str(pathlib.Path(sys.argv[1]) / str(seed))
     run(config, data_dir=data_dir, workdir=path)
     rows.append(_row(config, data_dir, path))
-    report.log(rows[-1])
+    console.log(rows[-1])
   head = (
     'seed | supermask | random, one density | random, the same layer counts | '
     'kept | weights as drawn'
   )
   for row in [f'| {head} |', '|' + ' --- |' * 6, *rows]:
-    report.log(row)
+    console.log(row)
 
 
 def _row(config: Config, data_dir: str | None, path: str) -> str:

@@ -12,7 +12,7 @@ import sys
 import jax
 from absl import app, flags, logging
 
-from experiments import hosts, options, report, run, signals
+from experiments import console, hosts, options, run, signals
 from experiments.config import Config
 from experiments.methods import METHODS
 
@@ -148,12 +148,12 @@ def main(argv: list[str]) -> None:
   if _METHOD.value == 'list':
     for name, entry in METHODS.items():
       own = ', '.join(options.describe(entry.recipe)) or 'no options'
-      report.log(f'{name:16}  {entry.summary}  {entry.source}  [{own}]')
+      console.log(f'{name:16}  {entry.summary}  {entry.source}  [{own}]')
     return
   try:
     _run()
   except signals.Interrupted as stopped:
-    report.log(str(stopped))
+    console.log(str(stopped))
     sys.exit(stopped.code)
   except KeyboardInterrupt:
     if jax.process_count() > 1:

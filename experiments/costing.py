@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import flax.linen as nn
 
-from experiments import groups, hosts, latency, operations, report, timing
+from experiments import console, groups, hosts, latency, operations, timing
 from ong_jax.costs import Costs, macs_cost, weights_cost
 
 _PER_BLOCK = 8  # Channels: fewer at a time make hardware no faster.
@@ -54,7 +54,7 @@ def make_costs(
     path = workdir and os.path.join(workdir, _FILE)
     if path and os.path.exists(path):
       return latency.load(path)
-    report.log('Measuring the latency of layers.')
+    console.log('Measuring the latency of layers.')
     table = latency.measure(model, names, blocks, batch_size=batch_size)
     table = table._replace(least=least)
     if path:

@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import jax
 
-from experiments import hosts, report
+from experiments import console, hosts
 from experiments.checkpoints import Checkpoints, store_final
 from experiments.config import Config
 from experiments.locking import lock
@@ -48,7 +48,7 @@ class RunDirectory:
     self._config = json.loads(json.dumps(dataclasses.asdict(config)))
     hosts.from_first(self._check_config)
     hosts.together(self._check_place)
-    self._checkpoints = Checkpoints(self.path / 'checkpoints', report.log)
+    self._checkpoints = Checkpoints(self.path / 'checkpoints', console.log)
 
   def _check_place(self) -> None:
     path = self.path / 'checkpoints'
@@ -108,7 +108,7 @@ class RunDirectory:
         check(found)
         return found
       except (ValueError, LookupError, TypeError, AttributeError) as error:
-        report.log(
+        console.log(
           f"'{file}' is damaged ({error!r:.200}). It is made anew from the "
           'last checkpoint.'
         )
@@ -162,7 +162,7 @@ class RunDirectory:
       if size is not None:  # Of a line, all is there or nothing.
         with contextlib.suppress(OSError):
           os.truncate(file, size)
-      report.log(
+      console.log(
         f"Nothing can be written to '{self.path}' ({error.strerror}). Training "
         'goes on, and tries again.'
       )
@@ -186,7 +186,7 @@ class RunDirectory:
     file = self.path / 'metrics.jsonl'
     if not file.exists():
       if step >= 0:
-        report.log(
+        console.log(
           f"'{file}' is gone. What it had of the steps before {step} will be "
           'missing from the result.'
         )
@@ -201,7 +201,7 @@ class RunDirectory:
       except (ValueError, KeyError, TypeError, AttributeError):
         unread += 1
     if unread:
-      report.log(
+      console.log(
         f"{unread} of the lines in '{file}' cannot be read, and are dropped. "
         'That of a process that was killed is written again.'
       )

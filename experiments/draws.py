@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from experiments import handover, metrics, report, sharding, train
+from experiments import console, handover, metrics, sharding, train
 from experiments.handover import Network, Setup
 from experiments.plan import Segment
 from experiments.session import Session, write
@@ -69,7 +69,7 @@ def best_of(
     kept.append(metrics.drop(params, params).nonzero_after)
     if i == 0 or accuracies[i] > accuracies[best]:
       best, network = i, network._replace(params=params, mask=mask)
-  report.log(
+  console.log(
     f'Of {segment.draws} masks, the best has {kept[best]:,} weights, and '
     f'{accuracies[best]:.2%} on {len(images.labels):,} training images.'
   )

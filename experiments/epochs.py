@@ -4,7 +4,7 @@ import math
 
 import jax
 
-from experiments import metrics, report, sharding, train
+from experiments import console, metrics, sharding, train
 from experiments.handover import Setup
 from experiments.plan import Segment
 from experiments.session import Session, write
@@ -41,7 +41,7 @@ def report_epoch(
   }
   session.accuracies[int(state.step)] = line['test_accuracy']
   write(session, line)
-  report.log(
+  console.log(
     f'epoch {line["epoch"]:.4g}: loss {loss:.4f}, train '
     f'{line["train_accuracy"]:.2%}, test {line["test_accuracy"]:.2%}, '
     f'sparsity {line["sparsity"]:.2%}, {seconds:.1f} s'

@@ -13,11 +13,11 @@ import optax
 from jax.sharding import Mesh
 
 from experiments import (
+  console,
   fingerprints,
   hosts,
   inputs,
   metrics,
-  report,
   sharding,
   train,
 )
@@ -164,7 +164,7 @@ def start(
   drop = metrics.drop(network.deployed, pruned)
   peak = setup.config.learning_rate * segment.rate.adapt(drop)
   if drop.fraction_pruned:
-    report.log(
+    console.log(
       f'Pruned {drop.nonzero_before:,} weights to {drop.nonzero_after:,} in '
       f'{seconds:.1f} s.'
     )
@@ -221,7 +221,7 @@ def pruning_record(
   if setup.config.bn_images:
     stats = setup.reestimate(pruned, stats, setup.train_data)
     after = setup.evaluate(pruned, stats, setup.test_data)
-  report.log(
+  console.log(
     f'test {before:.2%} before pruning, {after:.2%} after it ({stale:.2%} with '
     "BatchNorm's old averages)"
   )

@@ -18,6 +18,7 @@ import optax
 from experiments import (
   calibration,
   checkpoints,
+  console,
   costing,
   data,
   evaluation,
@@ -30,7 +31,6 @@ from experiments import (
   options,
   preflight,
   pretrained,
-  report,
   sharding,
   signals,
 )
@@ -134,13 +134,13 @@ def _run(
   preflight.check_parts(config, segments)
   if directory:
     directory.take(setup.config)
-    if result := directory.result(report.describe):
-      report.log(
+    if result := directory.result(console.describe):
+      console.log(
         f"The run in '{directory.path}' is finished. This is its result."
       )
-      report.log(report.describe(result))
+      console.log(console.describe(result))
       return result
-  report.announce(
+  console.announce(
     setup.config,
     macs=sum(setup.macs.values()),
     num_images=len(setup.train_data.labels),
@@ -161,7 +161,7 @@ def _run(
     }
     if directory:
       directory.finish(outcome.params, outcome.stats, result)
-  report.log(report.describe(result))
+  console.log(console.describe(result))
   return result
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments import handover, metrics, report, sharding, train
+from experiments import console, handover, metrics, sharding, train
 from experiments.directory import RunDirectory
 from experiments.draws import end_segment
 from experiments.epochs import report_epoch
@@ -68,8 +68,8 @@ def run_segments(
   state, prunings = _resume(setup, segments, starts, network, directory)
   resumed_at = int(state.step) if state else 0
   if state:
-    report.log(f'Resumed at step {resumed_at} of {last_step}.')
-  with report.progress(last_step, resumed_at) as show:
+    console.log(f'Resumed at step {resumed_at} of {last_step}.')
+  with console.progress(last_step, resumed_at) as show:
     session = Session(directory, save_every_s, show, stop, prunings, [], {}, {})
     first = _segment_at(starts, resumed_at) if state else 0
     for i in range(first, len(segments)):

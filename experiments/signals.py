@@ -5,7 +5,7 @@ import signal
 import threading
 from collections.abc import Iterator
 
-from experiments import report
+from experiments import console
 
 
 class Interrupted(Exception):
@@ -39,7 +39,7 @@ def caught() -> Iterator[list[int]]:
     if numbers:
       raise KeyboardInterrupt
     numbers.append(number)
-    report.log('Stopping after this step; once more stops at once.')
+    console.log('Stopping after this step; once more stops at once.')
 
   if threading.current_thread() is not threading.main_thread():
     yield numbers  # Python delivers signals to the main thread alone.

@@ -15,7 +15,7 @@ from absl.testing import absltest
 from full_disk import full_disk
 
 import ong_jax
-from experiments import checkpoints, report
+from experiments import checkpoints, console
 from experiments.config import Config
 from experiments.directory import RunDirectory
 
@@ -67,7 +67,7 @@ class RunDirectoryTest(absltest.TestCase):
   def log(self):
     """Collects what is said."""
     lines = []
-    with mock.patch.object(report, 'log', lines.append):
+    with mock.patch.object(console, 'log', lines.append):
       yield lines
 
   def metrics(self):
@@ -147,7 +147,7 @@ class RunDirectoryTest(absltest.TestCase):
     for text in '', '[]', '{"kept": 3', '{"kept": 3}':
       (self.path / 'result.json').write_text(text)
       with self.log() as lines:
-        self.assertIsNone(directory.result(report.describe))
+        self.assertIsNone(directory.result(console.describe))
       self.assertRegex(lines[0], "result.json' is damaged .*is made anew")
 
   def test_says_how_many_lines_cannot_be_read(self):

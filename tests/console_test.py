@@ -1,23 +1,23 @@
 from absl.testing import absltest
 
-from experiments import report
+from experiments import console
 from experiments.config import Config
 
 
-class ReportTest(absltest.TestCase):
+class ConsoleTest(absltest.TestCase):
   def test_estimates_a_long_run_and_names_a_short_one(self):
-    line = report.estimate(Config(epochs=200), 125_485_696, 50_000)
+    line = console.estimate(Config(epochs=200), 125_485_696, 50_000)
     self.assertRegex(
       line, r'200 epochs of resnet56 on 50,000 images .* \d+ (hours|days) here'
     )
     self.assertIn('--dataset=cifar10_mini', line)
 
   def test_a_short_run_needs_no_advice(self):
-    line = report.estimate(Config(model='resnet8', epochs=1), 12_000_000, 500)
+    line = console.estimate(Config(model='resnet8', epochs=1), 12_000_000, 500)
     self.assertRegex(line, r'about \d+ seconds here\.$')
 
   def test_nothing_to_estimate_where_nothing_is_trained(self):
-    self.assertIsNone(report.estimate(Config(epochs=0), 10**8, 50_000))
+    self.assertIsNone(console.estimate(Config(epochs=0), 10**8, 50_000))
 
   def test_describes_the_result(self):
     result = {
@@ -41,7 +41,7 @@ class ReportTest(absltest.TestCase):
       'device': '1 x cpu',
       'speedup': 1.2345,
     }
-    text = report.describe(result)
+    text = console.describe(result)
     self.assertIn('ong on cifar10, resnet8, seed 3', text)
     self.assertIn('test accuracy  51.24%, at the last step', text)
     self.assertIn('50.0000% of the prunable weights, 25.0000% of all', text)
@@ -49,9 +49,9 @@ class ReportTest(absltest.TestCase):
     self.assertRegex(text, r'fc/kernel +1x2 +1 +50.00% +1')
     self.assertIn('multiplications 1.23 times fewer', text)
     self.assertNotIn('DIVERGED', text)
-    empty = report.describe(result | {'speedup': None})
+    empty = console.describe(result | {'speedup': None})
     self.assertNotIn('multiplications', empty)
-    text = report.describe(result | {'not_finite': ['fc/kernel']})
+    text = console.describe(result | {'not_finite': ['fc/kernel']})
     self.assertIn("DIVERGED: not finite are ['fc/kernel']", text)
 
 

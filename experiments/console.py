@@ -14,7 +14,7 @@ import rich.progress
 from experiments.config import Config
 from ong_jax.summary import Layer, Summary
 
-_console = rich.console.Console(highlight=False, markup=False, soft_wrap=True)
+_terminal = rich.console.Console(highlight=False, markup=False, soft_wrap=True)
 
 
 def log(line: str) -> None:
@@ -29,7 +29,7 @@ def log(line: str) -> None:
   if jax.process_index() == 0:
     # A disk that is full, or a pipe that is closed, must not end the run.
     with contextlib.suppress(OSError):
-      _console.print(line)
+      _terminal.print(line)
 
 
 @contextlib.contextmanager
@@ -55,9 +55,9 @@ def progress(total: int, done: int) -> Iterator[Callable[[int, str], None]]:
   )
   with rich.progress.Progress(
     *columns,
-    console=_console,
+    console=_terminal,
     transient=True,
-    disable=not _console.is_terminal or jax.process_index() > 0,
+    disable=not _terminal.is_terminal or jax.process_index() > 0,
   ) as bar:
     task = bar.add_task('', total=total, completed=done, note='starting')
     yield lambda step, note: bar.update(task, completed=step, note=note)
