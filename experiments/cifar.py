@@ -60,12 +60,20 @@ _LEARNING_RATE = flags.DEFINE_float(
 _SCHEDULE = flags.DEFINE_string(
   'schedule', Config.schedule, 'Decay of the rate to 0: linear or cosine.'
 )
+_WARMUP_FRACTION = flags.DEFINE_float(
+  'warmup_fraction',
+  Config.warmup_fraction,
+  'Of the steps, in which the rate rises to its peak.',
+)
 _MOMENTUM = flags.DEFINE_float('momentum', Config.momentum, "Nesterov's.")
 _WEIGHT_DECAY = flags.DEFINE_float(
   'weight_decay', Config.weight_decay, 'On all parameters.'
 )
 _LABEL_SMOOTHING = flags.DEFINE_float(
   'label_smoothing', Config.label_smoothing, 'In [0, 1).'
+)
+_AUGMENT = flags.DEFINE_bool(
+  'augment', Config.augment, 'Crop and flip the training images at random.'
 )
 _BN_IMAGES = flags.DEFINE_integer(
   'bn_images',
@@ -186,10 +194,12 @@ def _run() -> None:
     batch_size=_BATCH_SIZE.value,
     learning_rate=_LEARNING_RATE.value,
     schedule=_SCHEDULE.value,
+    warmup_fraction=_WARMUP_FRACTION.value,
     momentum=_MOMENTUM.value,
     weight_decay=_WEIGHT_DECAY.value,
     label_smoothing=_LABEL_SMOOTHING.value,
     bn_images=_BN_IMAGES.value,
+    augment=_AUGMENT.value,
     initializer=_INITIALIZER.value,
     init_from=_INIT_FROM.value or None,
     original_epochs=_ORIGINAL_EPOCHS.value,

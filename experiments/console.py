@@ -53,14 +53,24 @@ def progress(total: int, done: int) -> Iterator[Callable[[int, str], None]]:
     rich.progress.TextColumn('steps, {task.fields[note]}, left'),
     rich.progress.TimeRemainingColumn(),
   )
-  with rich.progress.Progress(
+  with bar(*columns) as shown:
+    task = shown.add_task('', total=total, completed=done, note='starting')
+    yield lambda step, note: shown.update(task, completed=step, note=note)
+
+
+def bar(*columns: rich.progress.ProgressColumn) -> rich.progress.Progress:
+  """Makes a bar, which is shown on a terminal only, and gone at its end.
+
+  Example:
+    >>> with bar(rich.progress.BarColumn()) as shown:
+    ...   task = shown.add_task('', total=2)
+  """
+  return rich.progress.Progress(
     *columns,
     console=_terminal,
     transient=True,
     disable=not _terminal.is_terminal or jax.process_index() > 0,
-  ) as bar:
-    task = bar.add_task('', total=total, completed=done, note='starting')
-    yield lambda step, note: bar.update(task, completed=step, note=note)
+  )
 
 
 def announce(config: Config, macs: int, num_images: int) -> None:
@@ -99,14 +109,20 @@ def estimate(config: Config, macs: int, num_images: int) -> str | None:
   seconds = 6 * macs * num_images * epochs / rate + 30
   line = (
     f'No accelerator: {epochs:g} epochs of {config.model} on {num_images:,} '
-    f'images will take about {_duration(seconds)} here.'
+    f'images will take about {duration(seconds)} here.'
   )
   if seconds > 300:
     line += ' A short run: --model=resnet8 --dataset=cifar10_mini --epochs=5.'
   return line
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+  """Says a time as a person would.
+
+  Example:
+    >>> duration(7000)
+    '2 hours'
+  """
   for size, unit in ((86400, 'days'), (3600, 'hours'), (60, 'minutes')):
     if seconds >= 1.5 * size:
       return f'{seconds / size:.0f} {unit}'
@@ -141,7 +157,7 @@ def describe(result: dict[str, Any]) -> str:
     f'  test accuracy  {result["test_accuracy"]:.2%}, at the last step',
     f'  sparsity       {result["sparsity"]:.4%} of the prunable weights, '
     f'{result["sparsity_all"]:.4%} of all parameters',
-    f'  time           {_duration(result["seconds"])}'
+    f'  time           {duration(result["seconds"])}'
     + (f', {rate:.2f} steps/s' if rate else '')
     + f', {result["device"]}',
   ]

@@ -15,7 +15,6 @@ from experiments import (
   models,
   options,
   pretrained,
-  sharding,
   timing,
 )
 from experiments.config import Config
@@ -32,10 +31,9 @@ def check(config: Config) -> None:
     config: whose fields and options were checked one by one.
 
   Raises:
-    ValueError: batches, devices, the sparsity or an option's value do not fit.
+    ValueError: batches, the sparsity or an option's value do not fit.
   """
   num_images, num_classes = data.SIZES[config.dataset]
-  sharding.make_mesh(config.model_parallel, config.batch_size)
   check_batch(config, num_images)
   model = models.create(
     config.model,

@@ -78,7 +78,10 @@ def run(
   started = time.monotonic()
   if not save_every_s >= 0:
     raise ValueError(f'`save_every_s` must be at least 0, got {save_every_s}.')
-  config = hosts.together(lambda: _checked(config))
+  config = hosts.together(lambda: checked(config))
+  hosts.together(
+    lambda: sharding.make_mesh(config.model_parallel, config.batch_size)
+  )
   # Who has a directory makes other calls than who has none.
   hosts.check_same('workdir (given, or not)', np.uint32(bool(workdir)))
   with contextlib.ExitStack() as stack:
@@ -89,8 +92,16 @@ def run(
     return _run(config, data_dir, directory, save_every_s, started)
 
 
-def _checked(config: Config) -> Config:
-  """Returns the config with its options read; refuses what cannot run."""
+def checked(config: Config) -> Config:
+  """Returns the config with its options read; refuses what cannot run.
+
+  Whatever the devices: these are looked at where it runs.
+
+  Example:
+    >>> checked(Config(method='imp', dense_epochs=1, options={'phases': '2'})
+    ...        ).options
+    {'phases': 2}
+  """
   check(
     config,
     {
