@@ -8,6 +8,7 @@ download.
 
 import os
 import sys
+import warnings
 
 import jax
 from absl import app, flags, logging
@@ -153,6 +154,7 @@ def main(argv: list[str]) -> None:
     # Nor is this of use: what else TensorStore was doing when a read or a write
     # failed, from where nobody can catch it.
     sys.unraisablehook = lambda unraisable: None
+    warnings.filterwarnings('ignore', 'coroutine .* was never awaited')
   if _METHOD.value == 'list':
     for name, entry in METHODS.items():
       own = ', '.join(options.describe(entry.recipe)) or 'no options'

@@ -73,4 +73,8 @@ def command(config: Config) -> str:
 
 
 def _text(value: Any) -> str:
-  return str(value).lower() if isinstance(value, bool) else str(value)
+  if isinstance(value, bool):
+    return str(value).lower()
+  if isinstance(value, float) and value.is_integer():
+    value = int(value)  # So that 2 and 2.0 are one command.
+  return str(value)
