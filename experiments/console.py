@@ -135,6 +135,8 @@ def describe(result: dict[str, Any]) -> str:
   Args:
     result: of `run.run`.
   """
+  # Results of before these were counted have none.
+  result = {'macs': None, 'dense_macs': None} | result
   summary = Summary(
     layers=tuple(
       Layer(
@@ -143,6 +145,8 @@ def describe(result: dict[str, Any]) -> str:
         layer['kept'],
         1 - layer['kept'] / math.prod(layer['shape']),
         layer['empty_filters'],
+        layer.get('macs'),
+        layer.get('dense_macs'),
       )
       for layer in result['layers']
     ),

@@ -140,8 +140,9 @@ def measure(params: Any, mask: Any, macs: Mapping[str, int]) -> dict[str, Any]:
     `kept`, `prunable`, `sparsity`; `sparsity_all`, over all parameters,
     normalization and biases included; `mask_kept`, which is more than `kept`
     where a weight happens to be 0 that the mask keeps; `speedup`,
-    `distance_to_origin`; `layers`; and `not_finite`, the paths of what training
-    that diverged has left.
+    `distance_to_origin`; `macs`, the multiply-accumulates that are left, and
+    `dense_macs`, all that there were; `layers`; and `not_finite`, the paths of
+    what training that diverged has left.
 
   Example:
     >>> params = {'kernel': np.array([[1.0, 0.0]]), 'bias': np.zeros(2)}
@@ -149,7 +150,7 @@ def measure(params: Any, mask: Any, macs: Mapping[str, int]) -> dict[str, Any]:
     >>> measure(params, mask, {'kernel': 10})['sparsity']
     0.5
   """
-  summary = ong_jax.summarize(_nonzero(params, mask))
+  summary = ong_jax.summarize(_nonzero(params, mask), macs)
   num_params = sum(x.size for x in jax.tree.leaves(params))
   few = describe(params, mask, macs)
   return {
@@ -160,6 +161,8 @@ def measure(params: Any, mask: Any, macs: Mapping[str, int]) -> dict[str, Any]:
     'sparsity_all': (summary.prunable - summary.kept) / num_params,
     'speedup': few['speedup'],
     'distance_to_origin': few['distance_to_origin'],
+    'macs': summary.macs,
+    'dense_macs': summary.dense_macs,
     'layers': [
       {
         'path': x.path,
@@ -167,6 +170,8 @@ def measure(params: Any, mask: Any, macs: Mapping[str, int]) -> dict[str, Any]:
         'kept': x.kept,
         'sparsity': x.sparsity,
         'empty_filters': x.empty_filters,
+        'macs': x.macs,
+        'dense_macs': x.dense_macs,
       }
       for x in summary.layers
     ],

@@ -51,6 +51,12 @@ class ConsoleTest(absltest.TestCase):
     self.assertNotIn('DIVERGED', text)
     empty = console.describe(result | {'speedup': None})
     self.assertNotIn('multiplications', empty)
+    self.assertNotIn('MACs', text)  # An older result has none.
+    layer = result['layers'][0] | {'macs': 5, 'dense_macs': 10}
+    new = result | {'layers': [layer], 'macs': 7, 'dense_macs': 12}
+    text = console.describe(new)
+    self.assertRegex(text, r'fc/kernel +1x2 +1 +50.00% +1 +5\n')
+    self.assertIn('7 of 12 multiply-accumulates (MACs) left, 58.3333%', text)
     text = console.describe(result | {'not_finite': ['fc/kernel']})
     self.assertIn("DIVERGED: not finite are ['fc/kernel']", text)
 

@@ -102,7 +102,10 @@ class NumbersTest(parameterized.TestCase):
     found = metrics.measure(params, everything, {'a/kernel': 8})
     self.assertEqual((found['kept'], found['mask_kept']), (3, 4))
     self.assertAlmostEqual(found['sparsity_all'], 1 / 6)
-    self.assertEqual(found['layers'][0]['kept'], 3)
+    (layer,) = found['layers']
+    self.assertEqual(layer['kept'], 3)
+    self.assertEqual((layer['macs'], layer['dense_macs']), (6, 8))
+    self.assertEqual((found['macs'], found['dense_macs']), (6, 8))
     self.assertEqual(found['not_finite'], [])
 
   def test_divergence_is_named(self):
