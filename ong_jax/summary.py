@@ -52,7 +52,10 @@ class Summary(NamedTuple):
   def _repr_html_(self) -> str:
     """Draws the table for a notebook, with a bar for each layer's density."""
     head, *rows = self._rows()
-    style = ' style="text-align: left"', ' style="text-align: right"'
+    style = [
+      f' style="padding: 0.1em 0.6em; text-align: {side}"'
+      for side in ('left', 'right')
+    ]
 
     def row(kind, cells, bar):
       cells = ''.join(
