@@ -1,0 +1,194 @@
+"""The pictures of a report, as SVG in data URIs."""
+
+import base64
+import io
+import math
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+from ong_jax.plots.drawing import COLORS, MARKERS, bare
+
+from experiments.rows import Row, Section
+from ong_jax import plots
+
+_WIDTH = 7.5  # Inches: as wide as the page.
+
+
+def of(section: Section) -> list[dict[str, str]]:
+  """Draws what there is to draw of a section.
+
+  Args:
+    section: rows of one budget.
+
+  Returns:
+    `caption`, `alt` and `source`, a data URI, of each picture.
+  """
+  sparse = [row for row in section.rows if not _is_dense(row)]
+  found = []
+  if sparse:
+    found.append(
+      _encoded(
+        _accuracy(section),
+        'Test accuracy over the fraction of weights that are removed: mean and '
+        'standard deviation over seeds. The axis is the logarithm of what is '
+        'left.',
+      )
+    )
+  if sparse and any(len(_curve(row)) > 1 for row in section.rows):
+    found.append(
+      _encoded(
+        _panels(section, _curve, 'epoch', 'test accuracy, %'),
+        'Test accuracy while training, of what would have been deployed then: '
+        'mean over seeds.',
+      )
+    )
+  if sparse and any(_densities(row) for row in sparse):
+    found.append(
+      _encoded(
+        _panels(section, _densities, 'layer', 'weights left, %', log=True),
+        'Weights that are left in each layer, from the input to the output: '
+        'mean over seeds.',
+      )
+    )
+  return found
+
+
+def _is_dense(row: Row) -> bool:
+  return row.config.method == 'dense'
+
+
+def _looks(section: Section) -> dict[str, dict[str, Any]]:
+  """One look for each method, in all pictures as in `plots.accuracy`."""
+  labels = {section.label(r): None for r in section.rows if not _is_dense(r)}
+  return {
+    label: {
+      'color': COLORS[i % len(COLORS)],
+      'marker': MARKERS[i % len(MARKERS)],
+    }
+    for i, label in enumerate(labels)
+  }
+
+
+def _accuracy(section: Section) -> Any:
+  from matplotlib.figure import Figure
+
+  figure = Figure((_WIDTH, 4.2), layout='constrained')
+  results = [
+    {
+      'label': 'dense' if _is_dense(row) else section.label(row),
+      'sparsity': run.result['sparsity'],
+      'test_accuracy': run.result['test_accuracy'],
+    }
+    for row in section.rows
+    for run in row.runs
+  ]
+  plots.accuracy(results, by='label', ax=figure.add_subplot())
+  return figure
+
+
+def _panels(
+  section: Section,
+  points: Callable[[Row], list[tuple[float, float]]],
+  x_label: str,
+  y_label: str,
+  *,
+  log: bool = False,
+):
+  """Draws a panel for each sparsity, in one look and on one scale."""
+  from matplotlib.figure import Figure
+  from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+  looks = _looks(section)
+  asked = sorted({r.config.sparsity for r in section.rows if not _is_dense(r)})
+  columns = min(len(asked), 3)
+  num_lines = math.ceil(len(asked) / columns)
+  figure = Figure(
+    (_WIDTH, 2.6 * num_lines + 0.25 * math.ceil(len(looks) / 3)),
+    layout='constrained',
+  )
+  panels = figure.subplots(
+    num_lines, columns, sharex=True, sharey=True, squeeze=False
+  )
+  for panel, sparsity in zip(panels.flat, asked):
+    panel.set_title(f'{100 * sparsity:g} % removed', fontsize=9)
+    for row in section.rows:
+      if not _is_dense(row) and row.config.sparsity != sparsity:
+        continue
+      if not (found := points(row)):
+        continue
+      look = looks.get(section.label(row), {'color': '0.6'})
+      panel.plot(
+        *zip(*found),
+        **(look | {'markersize': 3, 'linewidth': 1.2}),
+        label=section.label(row),
+      )
+    bare(panel)
+    if log:
+      panel.set_yscale('log')
+  for i, panel in enumerate(panels.flat):
+    panel.set_visible(i < len(asked))
+    if i % columns == 0:
+      panel.set_ylabel(y_label, fontsize=9)
+    if i + columns >= len(asked):  # Nothing is below it.
+      panel.set_xlabel(x_label, fontsize=9)
+      panel.tick_params(labelbottom=True)
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if log:
+      panel.yaxis.set_major_formatter(StrMethodFormatter('{x:g}'))
+  lines = {}
+  for panel in panels.flat:
+    handles, labels = panel.get_legend_handles_labels()
+    lines |= dict(zip(labels, handles))
+  figure.legend(
+    lines.values(),
+    lines.keys(),
+    loc='outside lower center',
+    ncols=3,
+    fontsize=8,
+    frameon=False,
+  )
+  return figure
+
+
+def _curve(row: Row) -> list[tuple[float, float]]:
+  """(epoch, mean test accuracy in percent), where all seeds have it."""
+  seeds = [
+    {
+      line['epoch']: line['test_accuracy']
+      for line in run.lines
+      if 'epoch' in line
+    }
+    for run in row.runs
+  ]
+  shared = set.intersection(*(set(seed) for seed in seeds))
+  return [
+    (epoch, 100 * statistics.fmean(seed[epoch] for seed in seeds))
+    for epoch in sorted(shared)
+  ]
+
+
+def _densities(row: Row) -> list[tuple[float, float]]:
+  """(layer, mean percent of its weights that are left)."""
+  if _is_dense(row):
+    return []
+  runs = [run.result.get('layers', []) for run in row.runs]
+  return [
+    (i, 100 * statistics.fmean(1 - layer['sparsity'] for layer in layers))
+    for i, layers in enumerate(zip(*runs), 1)
+  ]
+
+
+def _encoded(figure: Any, caption: str) -> dict[str, str]:
+  """As SVG, the same from the same numbers."""
+  import matplotlib
+
+  stream = io.BytesIO()
+  with matplotlib.rc_context({'svg.hashsalt': 'ong_jax'}):
+    figure.savefig(stream, format='svg', metadata={'Date': None})
+  data = base64.b64encode(stream.getvalue()).decode()
+  return {
+    'caption': caption,
+    'alt': caption.split(':')[0],
+    'source': f'data:image/svg+xml;base64,{data}',
+  }
