@@ -1,0 +1,1 @@
+"""Files for networks that leave: compressed, SciPy's, ONNX."""
