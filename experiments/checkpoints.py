@@ -189,9 +189,9 @@ def load_final(path: str) -> tuple[Any, Any, dict]:
     directory = directory.parent
   if not (directory / 'final').exists():
     raise ValueError(
-      f"`init_from`: '{directory}' is neither an .npz file nor the directory "
-      'of a finished run, which has a folder `final`. A run that was stopped '
-      'is finished by the command that began it.'
+      f"`init_from`: '{directory}' is neither an .npz or .safetensors "
+      'file nor the directory of a finished run, which has a folder `final`. A '
+      'run that was stopped is finished by the command that began it.'
     )
   try:
     trees = _restore(directory / 'final', ocp.args.StandardRestore())

@@ -88,8 +88,8 @@ _INITIALIZER = flags.DEFINE_string(
 _INIT_FROM = flags.DEFINE_string(
   'init_from',
   Config.init_from,
-  "Trained weights: an .npz under PyTorch's names, or the --workdir of a "
-  'finished run. Sets how images are normalized, too.',
+  "Trained weights: an .npz or .safetensors under PyTorch's names, or the "
+  '--workdir of a finished run. Sets how images are normalized, too.',
 )
 _ORIGINAL_EPOCHS = flags.DEFINE_float(
   'original_epochs',

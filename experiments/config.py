@@ -33,7 +33,8 @@ class Config:
   # Of training before pruning, which retraining rates look back at. None: the
   # `dense_epochs`, or what a network that is loaded has had.
   original_epochs: float | None = None
-  init_from: str | None = None  # .npz under PyTorch's names, or a workdir.
+  # .npz or .safetensors under PyTorch's names, or a workdir.
+  init_from: str | None = None
   image_mean: tuple[float, ...] | None = None  # Of pixels / 255; None: what
   image_std: tuple[float, ...] | None = None  # `init_from` or the data have.
   dtype: str = 'float32'  # Of the computation.

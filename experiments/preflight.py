@@ -43,7 +43,7 @@ def check(config: Config) -> None:
   )
   shapes = timing.shapes(model)
   num_kept(select(shapes['params']), config.sparsity)
-  if config.init_from and config.init_from.endswith('.npz'):
+  if config.init_from and config.init_from.endswith(pretrained.SUFFIXES):
     pretrained.load_torch(
       config.init_from, shapes['params'], shapes['batch_stats']
     )

@@ -1,7 +1,8 @@
-"""Reads networks that were trained with PyTorch, without PyTorch."""
+"""Reads and writes networks under PyTorch's names, without PyTorch."""
 
 import contextlib
 import functools
+import io
 import re
 from typing import Any
 
@@ -10,7 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import models
+from ong_jax.export import files
+from ong_jax.export.packages import require
+from ong_jax.selection import name_of
 
+SUFFIXES = ('.npz', '.safetensors')  # Of files that are read here.
 # The input of the public CIFAR networks is (pixel / 255 - MEAN) / STD, with
 # ImageNet's numbers, not CIFAR's own.
 MEAN = (0.485, 0.456, 0.406)
@@ -25,21 +30,23 @@ _OURS_TO_TORCH = {
   'shortcut_conv': 'shortcut.0',
   'shortcut_bn': 'shortcut.1',
 }
+_COUNTER = 'num_batches_tracked'  # Of BatchNorm, which has no other use for it.
 _TORCH_AXES = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}  # HWIO to OIHW, IO to OI.
 
 
 def load_torch(path: str, params: Any, batch_stats: Any) -> tuple[Any, Any]:
-  """Reads an .npz of a PyTorch state dict into the trees of one of `models`.
+  """Reads a PyTorch state dict into the trees of one of `models`.
 
   PyTorch's `layer1.0.conv1.weight` [out, in, height, width] is our
   `layer1_0/conv1/kernel` [height, width, in, out]; the other names follow. A
   projection may be called `shortcut` or `downsample`, the classifier `linear`
-  or `fc`; `num_batches_tracked` is not read. A module is saved by
+  or `fc`; `num_batches_tracked` is not read. A module is saved by one of
 
     np.savez(path, **{k: v.numpy() for k, v in module.state_dict().items()})
+    safetensors.torch.save_file(module.state_dict(), path)
 
   Args:
-    path: the file.
+    path: the file, .npz or .safetensors.
     params: tree to fill. Only names and shapes are read, so what
       `jax.eval_shape` makes of the model's `init` will do.
     batch_stats: likewise.
@@ -48,8 +55,9 @@ def load_torch(path: str, params: Any, batch_stats: Any) -> tuple[Any, Any]:
     The two trees with the file's values, in float32.
 
   Raises:
-    ValueError: if the file is not such an .npz, or its names and shapes are
+    ValueError: if the file is not such a one, or its names and shapes are
       not exactly those of the trees, or a value is not finite.
+    ImportError: safetensors is not installed, and the file is one.
 
   Example:
     >>> model = models.create('resnet20', num_classes=10)
@@ -67,21 +75,81 @@ def load_torch(path: str, params: Any, batch_stats: Any) -> tuple[Any, Any]:
     ) from error
 
 
+def store_torch(path: str, params: Any, batch_stats: Any) -> None:
+  """Writes one of `models` as the state dict of a PyTorch module.
+
+  What `load_torch` reads, in float32, and `num_batches_tracked` as 0, without
+  which `load_state_dict` is not content. PyTorch reads it by one of
+
+    module.load_state_dict(
+      {k: torch.from_numpy(v) for k, v in np.load(path).items()}
+    )
+    module.load_state_dict(safetensors.torch.load_file(path))
+
+  Args:
+    path: of the file, .npz or .safetensors.
+    params: tree of arrays.
+    batch_stats: likewise.
+
+  Raises:
+    ValueError: `path` ends otherwise, or a leaf has no name in PyTorch.
+    OSError: the file cannot be written.
+    ImportError: safetensors is not installed, and the file is to be one.
+
+  Example:
+    >>> import tempfile
+    >>> params = {'linear': {'kernel': jnp.ones((2, 3))}}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   store_torch(f'{folder}/net.npz', params, {})
+    ...   {k: x.shape for k, x in np.load(f'{folder}/net.npz').items()}
+    {'linear.weight': (3, 2)}
+  """
+  if not str(path).endswith(SUFFIXES):
+    raise ValueError(
+      f'`path` must end in one of {", ".join(SUFFIXES)}, got {str(path)!r}.'
+    )
+  arrays = _state_dict(params, batch_stats)
+  if str(path).endswith('.npz'):
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    files.replace(path, content.getvalue())
+  else:
+    safetensors = require('safetensors.numpy')
+    files.replace(path, safetensors.save(arrays, {'format': 'pt'}))
+
+
+def _state_dict(*trees: Any) -> dict[str, np.ndarray]:
+  arrays = {}
+  for key_path, leaf in jax.tree_util.tree_leaves_with_path(trees):
+    ours = name_of(key_path[1:])
+    kind = ours.rpartition('/')[2]
+    if kind not in _OURS_TO_TORCH or leaf.ndim not in _TORCH_AXES:
+      raise ValueError(
+        f"Leaf '{ours}' of shape {leaf.shape} has no name in PyTorch. Only the "
+        'networks of experiments/models.py are known.'
+      )
+    array = np.asarray(jax.device_get(leaf), np.float32)
+    array = array.transpose(_TORCH_AXES[leaf.ndim])
+    arrays[_torch_name(ours)] = np.ascontiguousarray(array)
+  for name in [name for name in arrays if name.endswith('running_mean')]:
+    arrays[name.replace('running_mean', _COUNTER)] = np.array(0, np.int64)
+  return arrays
+
+
 def _read(path: str) -> dict[str, np.ndarray]:
   advice = 'Save a PyTorch module as the docstring of `load_torch` shows.'
+  kind = SUFFIXES[str(path).endswith('.safetensors')]
   try:
-    # Not `np.load`, which takes whatever is no zip file for a pickle.
-    with open(path, 'rb') as file, np.lib.npyio.NpzFile(file) as members:
-      arrays = {
-        name: np.asarray(members[name])  # Bytes in another kind of zip file.
-        for name in members
-        if not name.endswith('num_batches_tracked')
-      }
+    arrays = _members(path, kind)
   except FileNotFoundError as error:
     raise ValueError(f'{str(path)!r} is not there.') from error
+  except ImportError:
+    raise
   except Exception as error:  # Damage shows in six types, zlib's among them.
+    article = 'an' if kind == '.npz' else 'a'
     raise ValueError(
-      f'{str(path)!r} cannot be read as an .npz file ({error}). {advice}'
+      f'{str(path)!r} cannot be read as {article} {kind} file ({error}). '
+      f'{advice}'
     ) from error
   for name, array in arrays.items():
     if array.dtype.kind != 'f':
@@ -97,13 +165,27 @@ def _read(path: str) -> dict[str, np.ndarray]:
   return arrays
 
 
+def _members(path: str, kind: str) -> dict[str, np.ndarray]:
+  """Reads all arrays of a file but BatchNorm's counters."""
+  if kind == '.safetensors':
+    members = require('safetensors.numpy').load_file(path)
+    return {k: x for k, x in members.items() if not k.endswith(_COUNTER)}
+  # Not `np.load`, which takes whatever is no zip file for a pickle.
+  with open(path, 'rb') as file, np.lib.npyio.NpzFile(file) as members:
+    return {
+      name: np.asarray(members[name])  # Bytes in another kind of zip file.
+      for name in members
+      if not name.endswith(_COUNTER)
+    }
+
+
 def _fill(arrays: dict[str, np.ndarray], *trees: Any) -> tuple[Any, ...]:
   """Returns the trees with their leaves read, and nothing left over."""
   names = {_without_aliases(name): name for name in arrays}
   unread = set(arrays)
 
   def read(key_path, leaf):
-    ours = jax.tree_util.keystr(key_path, simple=True, separator='/')
+    ours = name_of(key_path)
     axes = _TORCH_AXES[leaf.ndim]
     shape = tuple(leaf.shape[axis] for axis in axes)
     name = names.get(_torch_name(ours), _torch_name(ours))

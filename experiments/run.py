@@ -232,7 +232,7 @@ def initial_network(
   else:
     shapes = jax.eval_shape(init, key, images)
     templates = shapes['params'], shapes['batch_stats']
-    if config.init_from.endswith('.npz'):
+    if config.init_from.endswith(pretrained.SUFFIXES):
       params, stats = pretrained.load_torch(config.init_from, *templates)
       mean, std = pretrained.MEAN, pretrained.STD
       epochs = _USUAL_EPOCHS

@@ -223,7 +223,7 @@ class FinalTest(absltest.TestCase):
 
   def test_an_unfinished_run_has_no_network(self):
     with self.assertRaisesRegex(
-      ValueError, '`init_from`: .* is neither an .npz file nor'
+      ValueError, '`init_from`: .* is neither an .npz or'
     ):
       checkpoints.load_final(str(self.path))
 

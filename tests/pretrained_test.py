@@ -8,6 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import safetensors.numpy
 from absl.testing import parameterized
 from flax import traverse_util
 
@@ -73,6 +74,58 @@ def state_dict(variables):
       spec = {4: 'hwio->oihw', 2: 'io->oi', 1: 'i->i'}[x.ndim]
       arrays[name] = np.einsum(spec, x)
   return arrays
+
+
+class StoreTorchTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    folder = self.enterContext(tempfile.TemporaryDirectory())
+    self.folder = pathlib.Path(folder)
+
+  @parameterized.product(
+    model=[PLAIN, PROJECTING], suffix=['.npz', '.safetensors']
+  )
+  def test_round_trip(self, model, suffix):
+    variables = random_variables(model)
+    path = str(self.folder / f'net{suffix}')
+    pretrained.store_torch(path, **variables)
+    params, batch_stats = pretrained.load_torch(path, **shapes(model))
+    chex.assert_trees_all_equal(params, variables['params'])
+    chex.assert_trees_all_equal(batch_stats, variables['batch_stats'])
+
+  @parameterized.parameters('.npz', '.safetensors')
+  def test_has_what_the_module_would_save(self, suffix):
+    variables = random_variables(PROJECTING)
+    path = str(self.folder / f'net{suffix}')
+    pretrained.store_torch(path, **variables)
+    read = np.load if suffix == '.npz' else safetensors.numpy.load_file
+    found = {name: np.asarray(x) for name, x in read(path).items()}
+    norms = [name for name in TORCH_MODULES.values() if 'layer3' not in name]
+    counters = {
+      f'{name}.num_batches_tracked': np.array(0, np.int64)
+      for name in norms
+      if 'bn' in name or name.endswith('.1')
+    }
+    expected = state_dict(variables) | counters
+    self.assertEqual(found.keys(), expected.keys())
+    chex.assert_trees_all_equal_shapes_and_dtypes(found, expected)
+    chex.assert_trees_all_equal(found, expected)
+
+  def test_another_suffix(self):
+    with self.assertRaisesRegex(
+      ValueError, r"`path` must end in one of .npz, .safetensors, got 'net.pt'"
+    ):
+      pretrained.store_torch('net.pt', **random_variables(PLAIN))
+
+  @parameterized.named_parameters(
+    ('kind', {'dense': {'weights': np.ones(3)}}, "Leaf 'dense/weights' of"),
+    ('axes', {'conv': {'kernel': np.ones((1, 2, 3))}}, "Leaf 'conv/kernel' of"),
+  )
+  def test_another_network(self, params, message):
+    path = self.folder / 'net.npz'
+    with self.assertRaisesRegex(ValueError, message):
+      pretrained.store_torch(str(path), params, {})
+    self.assertFalse(path.exists())
 
 
 class LoadTorchTest(parameterized.TestCase):
@@ -204,6 +257,15 @@ class LoadTorchTest(parameterized.TestCase):
       r'PyTorch module as the docstring of `load_torch` shows\.$',
     ):
       pretrained.load_torch(str(self.path), **shapes(PLAIN))
+
+  @parameterized.parameters(b'', b'PK', bytes(40))
+  def test_no_safetensors(self, content):
+    path = self.path.with_suffix('.safetensors')
+    path.write_bytes(content)
+    with self.assertRaisesRegex(
+      ValueError, f"^'{path}' cannot be read as a .safetensors file .*docstring"
+    ):
+      pretrained.load_torch(str(path), **shapes(PLAIN))
 
   def test_no_file(self):
     with self.assertRaisesRegex(ValueError, "net.npz' is not there"):

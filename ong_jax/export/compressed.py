@@ -17,6 +17,7 @@ import numpy as np
 from jax.tree_util import KeyPath
 
 from ong_jax import masks
+from ong_jax.export import files
 from ong_jax.export.packages import require
 from ong_jax.export.structure import Leaf, decode, encode
 from ong_jax.selection import name_of
@@ -71,12 +72,7 @@ def save(path: str | os.PathLike, params: Params, mask: Mask) -> None:
   tree = json.dumps(encode(treedef.unflatten(described)), separators=',:')
   tensors = {name: _storable(x) for name, x in tensors.items()}
   metadata = {'format': _FORMAT, 'tree': tree, 'crc32': _crc32(tree, tensors)}
-  new = f'{os.fspath(path)}.new'
-  with open(new, 'wb') as file:
-    file.write(safetensors.save(tensors, metadata))
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(new, path)
+  files.replace(path, safetensors.save(tensors, metadata))
 
 
 def load(path: str | os.PathLike) -> tuple[Params, Mask]:
