@@ -1,4 +1,3 @@
-import functools
 import json
 import pathlib
 import subprocess
@@ -14,17 +13,13 @@ from absl.testing import absltest, parameterized
 from flax.core import FrozenDict
 
 import ong_jax
-from experiments import models
+from experiments import models, timing
 from ong_jax.export import compressed
 
 
 def network(name, sparsity):
   """A network with random weights, of which `sparsity` are pruned."""
-  model = models.create(name, 10)
-  image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-  shapes = jax.eval_shape(
-    functools.partial(model.init, train=False), jax.random.key(0), image
-  )
+  shapes = timing.shapes(models.create(name, 10))
   rng = np.random.default_rng(0)
   variables = jax.tree.map(
     lambda leaf: rng.normal(size=leaf.shape).astype('f4'), shapes
