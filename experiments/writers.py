@@ -1,0 +1,73 @@
+"""The files as which a network can leave, and what is won by each."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from experiments import finished, pretrained
+from ong_jax.export import compressed, sparse
+
+
+class Format(NamedTuple):
+  """One kind of file."""
+
+  # Replaces what is at the path. Raises a `ValueError` for an ending that is
+  # not the format's, an `OSError`, or an `ImportError` for want of a package.
+  write: Callable[[str, finished.Network], None]
+  speed: str  # What it makes faster, in a sentence.
+
+
+def _variables(network: finished.Network) -> dict:
+  return {
+    'params': network.params,
+    'batch_stats': network.batch_stats,
+    'image_mean': network.image_mean,
+    'image_std': network.image_std,
+  }
+
+
+def _compressed(path: str, network: finished.Network) -> None:
+  variables = _variables(network)
+  mask = jax.tree.map(lambda _: None, variables)
+  mask['params'] = finished.mask_of(network)
+  compressed.save(path, variables, mask)
+
+
+def _torch(path: str, network: finished.Network) -> None:
+  pretrained.store_torch(path, network.params, network.batch_stats)
+
+
+def _scipy(path: str, network: finished.Network) -> None:
+  sparse.save(path, _variables(network))
+
+
+FORMATS = {
+  'safetensors': Format(
+    _compressed,
+    'it is smaller to store and to send, and runs no faster: loaded, it is as '
+    'large as before, and zeros are multiplied, too.',
+  ),
+  'torch': Format(
+    _torch,
+    'it is dense, and runs no faster: zeros are multiplied, too.',
+  ),
+  'scipy': Format(
+    _scipy,
+    'products with these matrices skip zeros, which is faster than a dense one '
+    'at high sparsity alone; measure yours. No framework runs them by itself.',
+  ),
+}
+
+
+def num_bytes(network: finished.Network) -> int:
+  """Returns the bytes of a network's arrays as they are in memory.
+
+  Example:
+    >>> import numpy as np
+    >>> params = {'kernel': np.ones((2, 3), 'float32')}
+    >>> num_bytes(finished.Network(None, params, {}, None, None))
+    24
+  """
+  arrays = jax.tree.leaves((network.params, network.batch_stats))
+  return sum(x.nbytes for x in arrays)

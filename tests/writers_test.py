@@ -1,0 +1,77 @@
+import pathlib
+
+import chex
+import jax
+import numpy as np
+from absl.testing import absltest, parameterized
+
+import ong_jax
+from experiments import finished, models, pretrained, timing, writers
+from ong_jax.export import compressed
+
+MODEL = models.create('resnet8', 10)
+SHAPES = timing.shapes(MODEL)
+
+
+def network(sparsity):
+  rng = np.random.default_rng(0)
+  variables = jax.tree.map(
+    lambda leaf: rng.uniform(0.1, 1, leaf.shape).astype('f4'), SHAPES
+  )
+  mask = ong_jax.magnitude(sparsity=sparsity)(variables['params'])
+  params = jax.device_get(ong_jax.apply_mask(variables['params'], mask))
+  mean, std = np.float32([0.1, 0.2, 0.3]), np.float32([1, 2, 3])
+  stats = variables['batch_stats']
+  return finished.Network(MODEL, params, stats, mean, std)
+
+
+class WritersTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.folder = pathlib.Path(self.create_tempdir().full_path)
+
+  def write(self, name, suffix, net):
+    path = self.folder / f'net{suffix}'
+    writers.FORMATS[name].write(str(path), net)
+    return path
+
+  def test_compressed(self):
+    net = network(0.9)
+    found, mask = compressed.load(self.write('safetensors', '', net))
+    chex.assert_trees_all_equal(
+      found,
+      {
+        'params': net.params,
+        'batch_stats': net.batch_stats,
+        'image_mean': net.image_mean,
+        'image_std': net.image_std,
+      },
+    )
+    self.assertAlmostEqual(ong_jax.sparsity(mask['params']), 0.9, 5)
+    self.assertEqual(jax.tree.leaves(mask['batch_stats']), [])
+
+  @parameterized.parameters('.npz', '.safetensors')
+  def test_torch(self, suffix):
+    net = network(0.9)
+    path = self.write('torch', suffix, net)
+    params, stats = pretrained.load_torch(str(path), **SHAPES)
+    chex.assert_trees_all_equal(jax.device_get(params), net.params)
+    chex.assert_trees_all_equal(jax.device_get(stats), net.batch_stats)
+
+  def test_scipy(self):
+    net = network(0.9)
+    arrays = np.load(self.write('scipy', '.npz', net))
+    stored = sum(x.size for k, x in arrays.items() if k.endswith('.data'))
+    self.assertEqual(stored, 7480)  # Of 74,800.
+    np.testing.assert_array_equal(arrays['image_std'], net.image_std)
+    np.testing.assert_array_equal(
+      arrays['batch_stats/bn1/var'], net.batch_stats['bn1']['var']
+    )
+
+  def test_num_bytes(self):
+    size = sum(x.size for x in jax.tree.leaves(SHAPES))
+    self.assertEqual(writers.num_bytes(network(0.5)), 4 * size)
+
+
+if __name__ == '__main__':
+  absltest.main()
