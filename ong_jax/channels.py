@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from ong_jax.selection import name_of
 from ong_jax.types import Mask, Params
@@ -78,7 +79,7 @@ def expand(names: Any, kept: dict[str, jax.Array], params: Params) -> Mask:
     >>> expand(names, kept, {'kernel': jnp.ones((1, 2))})
     {'kernel': Array([[ True, False]], dtype=bool)}
   """
-  _check_kept(kept, sizes(names, params))
+  check_kept(kept, sizes(names, params))
 
   def mask(leaf, spec):
     if not any(spec):
@@ -156,19 +157,35 @@ def shrink(tree: Params, names: Any, kept: dict[str, jax.Array]) -> Params:
     >>> shrink({'kernel': jnp.ones((1, 2))}, names, kept)
     {'kernel': array([[1.]], dtype=float32)}
   """
-  _check_kept(kept, sizes(names, tree))
+  check_kept(kept, sizes(names, tree))
   kept = jax.device_get(kept)
-
-  def take(leaf, spec):
-    for axis, group in enumerate(spec):
-      if group is not None:
-        leaf = np.compress(kept[group], leaf, axis)
-    return leaf
-
-  return jax.tree.map(take, jax.device_get(tree), names)
+  return jax.tree.map(
+    lambda leaf, spec: take(leaf, spec, kept), jax.device_get(tree), names
+  )
 
 
-def _check_kept(kept: dict[str, jax.Array], groups: dict[str, int]) -> None:
+def take(
+  leaf: np.ndarray, spec: PartitionSpec, kept: dict[str, np.ndarray]
+) -> np.ndarray:
+  """Takes the pruned channels out of one array, on the host.
+
+  Example:
+    >>> kept = {'out': np.array([True, False])}
+    >>> take(np.ones((3, 2)), PartitionSpec(None, 'out'), kept).shape
+    (3, 1)
+  """
+  for axis, group in enumerate(spec):
+    if group is not None:
+      leaf = np.compress(kept[group], leaf, axis)
+  return leaf
+
+
+def check_kept(kept: dict[str, jax.Array], groups: dict[str, int]) -> None:
+  """Raises a `ValueError` unless there is a bool for each channel of a group.
+
+  Example:
+    >>> check_kept({'out': np.array([True, False])}, {'out': 2})
+  """
   lengths = {group: len(k) for group, k in kept.items()}
   if lengths != groups:
     raise ValueError(

@@ -73,17 +73,32 @@ def map_like(f: Callable, tree: Any, state: Any, *rest: Any) -> Any:
     >>> map_like(lambda one, x: x + one, ones, state).trace
     {'kernel': Array([1., 1.], dtype=float32)}
   """
-  paths = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: x is None)
-  mirrored = dict(paths)
+  leaves = jax.tree_util.tree_leaves_with_path(
+    tree, is_leaf=lambda x: x is None
+  )
+  by_path = dict(leaves)
 
   def visit(path, x, *others):
-    ends = (path[i:] for i in range(len(path) + 1))  # The longest first.
-    leaf = mirrored.get(next((end for end in ends if end in mirrored), None))
+    leaf = mirrored(path, by_path)
     if leaf is None or leaf.shape != jnp.shape(x):
       return x
     return f(leaf, x, *others)
 
   return jax.tree_util.tree_map_with_path(visit, state, *rest)
+
+
+def mirrored(
+  path: jax.tree_util.KeyPath, leaves: dict[jax.tree_util.KeyPath, Any]
+) -> Any | None:
+  """Returns that of `leaves` whose path ends this one, or None.
+
+  Example:
+    >>> leaves = {('b',): 1, ('a', 'b'): 2}
+    >>> mirrored(('mu', 'a', 'b'), leaves), mirrored(('count',), leaves)
+    (2, None)
+  """
+  ends = (path[i:] for i in range(len(path) + 1))  # The longest first.
+  return leaves.get(next((end for end in ends if end in leaves), None))
 
 
 def restart(
