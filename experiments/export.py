@@ -19,7 +19,8 @@ _FORMAT = flags.DEFINE_enum(
   list(writers.FORMATS),
   'safetensors: the kept values and a bit a weight, for '
   "`ong_jax.export.compressed.load`; torch: a state dict under PyTorch's "
-  'names, .npz or .safetensors; onnx: the inference function, for onnxruntime; '
+  'names, .npz or .safetensors; onnx: from pixels (uint8) to logits, for '
+  'onnxruntime; '
   'scipy: kernels as CSR matrices, in an .npz.',
 )
 _OUT = flags.DEFINE_string('out', None, 'The file to write.')

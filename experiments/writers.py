@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
-from experiments import finished, pretrained
-from ong_jax.export import compressed, sparse
+from experiments import finished, inputs, pretrained
+from ong_jax.export import compressed, onnx_graph, sparse
 
 
 class Format(NamedTuple):
@@ -38,6 +39,19 @@ def _torch(path: str, network: finished.Network) -> None:
   pretrained.store_torch(path, network.params, network.batch_stats)
 
 
+def _onnx(path: str, network: finished.Network) -> None:
+  """Writes the function from pixels to logits, for any number of images."""
+
+  def logits(variables, images):
+    images = inputs.normalize(network, images)
+    return network.model.apply(variables, images, train=False)
+
+  variables = {'params': network.params, 'batch_stats': network.batch_stats}
+  shape = jax.export.symbolic_shape('batch, 32, 32, 3')
+  images = jax.ShapeDtypeStruct(shape, np.uint8)
+  onnx_graph.save(path, logits, variables, images)
+
+
 def _scipy(path: str, network: finished.Network) -> None:
   sparse.save(path, _variables(network))
 
@@ -51,6 +65,10 @@ FORMATS = {
   'torch': Format(
     _torch,
     'it is dense, and runs no faster: zeros are multiplied, too.',
+  ),
+  'onnx': Format(
+    _onnx,
+    'onnxruntime multiplies zeros, too, and is as fast as for a dense network.',
   ),
   'scipy': Format(
     _scipy,

@@ -3,6 +3,7 @@ import pathlib
 import chex
 import jax
 import numpy as np
+import onnxruntime
 from absl.testing import absltest, parameterized
 
 import ong_jax
@@ -67,6 +68,17 @@ class WritersTest(parameterized.TestCase):
     np.testing.assert_array_equal(
       arrays['batch_stats/bn1/var'], net.batch_stats['bn1']['var']
     )
+
+  def test_onnx_maps_pixels_to_logits(self):
+    net = network(0.9)
+    path = self.write('onnx', '.onnx', net)
+    session = onnxruntime.InferenceSession(path)
+    images = np.random.default_rng(1).integers(256, size=(3, 32, 32, 3))
+    (found,) = session.run(None, {'input_0': images.astype(np.uint8)})
+    x = (images / 255 - net.image_mean) / net.image_std
+    variables = {'params': net.params, 'batch_stats': net.batch_stats}
+    expected = MODEL.apply(variables, np.float32(x), train=False)
+    np.testing.assert_allclose(found, expected, atol=1e-4 * expected.max())
 
   def test_num_bytes(self):
     size = sum(x.size for x in jax.tree.leaves(SHAPES))
