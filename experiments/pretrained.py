@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import models
+from ong_jax import optional
 from ong_jax.export import files
-from ong_jax.export.packages import require
 from ong_jax.selection import name_of
 
 SUFFIXES = ('.npz', '.safetensors')  # Of files that are read here.
@@ -114,7 +114,7 @@ def store_torch(path: str, params: Any, batch_stats: Any) -> None:
     np.savez(content, **arrays)
     files.replace(path, content.getvalue())
   else:
-    safetensors = require('safetensors.numpy')
+    safetensors = optional.load('safetensors.numpy', 'export')
     files.replace(path, safetensors.save(arrays, {'format': 'pt'}))
 
 
@@ -168,7 +168,7 @@ def _read(path: str) -> dict[str, np.ndarray]:
 def _members(path: str, kind: str) -> dict[str, np.ndarray]:
   """Reads all arrays of a file but BatchNorm's counters."""
   if kind == '.safetensors':
-    members = require('safetensors.numpy').load_file(path)
+    members = optional.load('safetensors.numpy', 'export').load_file(path)
     return {k: x for k, x in members.items() if not k.endswith(_COUNTER)}
   # Not `np.load`, which takes whatever is no zip file for a pickle.
   with open(path, 'rb') as file, np.lib.npyio.NpzFile(file) as members:

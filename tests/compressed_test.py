@@ -253,8 +253,8 @@ class CompressedTest(parameterized.TestCase):
     process = subprocess.run(
       [sys.executable, '-c', code], capture_output=True, text=True
     )
-    self.assertIn("ImportError: This needs the package 's", process.stderr)
-    self.assertIn("pip install 'ong_jax[export]'", process.stderr)
+    self.assertIn("ImportError: This needs s", process.stderr)
+    self.assertIn("pip install '.[export]'", process.stderr)
 
 
 if __name__ == '__main__':

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 
-import finished
+import made_up
 from absl.testing import absltest, parameterized
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -61,7 +61,7 @@ class ReportTest(parameterized.TestCase):
     ]
 
   def test_tables_have_the_numbers_and_their_commands(self):
-    finished.study(self.runs)
+    made_up.study(self.runs)
     page, text = self.make()
     numbers = '| rigl | 80 % | 80.00 % | 89.00 ± 1.41 | 2 | 5.00 | 80 seconds |'
     command = (
@@ -76,7 +76,7 @@ class ReportTest(parameterized.TestCase):
     self.assertIn('| dense | – | 0.00 % | 91.00 ± 1.41 | 2 |', text)
 
   def test_needs_nothing_beside_itself(self):
-    finished.study(self.runs)
+    made_up.study(self.runs)
     page, _ = self.make()
     parser = Parser()
     parser.feed(page)
@@ -86,14 +86,14 @@ class ReportTest(parameterized.TestCase):
     self.assertNotRegex(page, r'@import|url\(')
 
   def test_twice_from_the_same_runs_it_is_the_same(self):
-    finished.study(self.runs)
+    made_up.study(self.runs)
     self.assertEqual(self.make(), self.make())
 
   def test_says_what_is_unsure(self):
-    finished.finish(self.runs, 0.5, method='ong')
-    finished.finish(self.runs, 0.5, method='random')
-    finished.finish(self.runs, 0.6, method='random', seed=1)
-    (finished.finish(self.runs, 0.6, seed=2) / 'result.json').unlink()
+    made_up.finish(self.runs, 0.5, method='ong')
+    made_up.finish(self.runs, 0.5, method='random')
+    made_up.finish(self.runs, 0.6, method='random', seed=1)
+    (made_up.finish(self.runs, 0.6, seed=2) / 'result.json').unlink()
     for text in self.make():
       self.assertIn('They do not all have as many seeds.', text)
       self.assertIn('no deviation is known', text)
@@ -101,7 +101,7 @@ class ReportTest(parameterized.TestCase):
       self.assertNotIn('± 0.00', text)
 
   def test_names_cannot_be_markup(self):
-    finished.finish(self.runs, 0.5, init_from='<b>&</b>', original_epochs=1)
+    made_up.finish(self.runs, 0.5, init_from='<b>&</b>', original_epochs=1)
     page, _ = self.make()
     self.assertIn('&lt;b&gt;&amp;&lt;/b&gt;', page)
     self.assertNotIn('<b>', page)
@@ -117,7 +117,7 @@ class ReportTest(parameterized.TestCase):
   @parameterized.parameters(1200, 500)
   @absltest.skipUnless(_BROWSER, 'No Chromium is installed.')
   def test_in_a_browser_all_is_there_and_nothing_is_cut_off(self, width):
-    finished.study(self.runs)
+    made_up.study(self.runs)
     page, _ = self.make()
     page = page.replace('</body>', _LOOK + '</body>')
     page = page.replace('<details>', '<details open>')
@@ -150,9 +150,9 @@ class ReportTest(parameterized.TestCase):
 class FiguresTest(parameterized.TestCase):
   def section(self, **fields):
     runs = self.create_tempdir().full_path
-    finished.study(runs)
+    made_up.study(runs)
     for name, value in fields.items():
-      finished.finish(runs, 0.5, options={name: value})
+      made_up.finish(runs, 0.5, options={name: value})
     (section,) = rows.sections(rows.read([runs])[0])
     return section
 

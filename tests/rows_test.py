@@ -1,6 +1,6 @@
 import pathlib
 
-import finished
+import made_up
 from absl.testing import absltest
 
 from experiments import rows
@@ -16,7 +16,7 @@ class RowsTest(absltest.TestCase):
 
   def test_seeds_are_one_row(self):
     for seed, accuracy in enumerate((0.5, 0.6, 0.7)):
-      finished.finish(self.out, accuracy, method='ong', seed=seed)
+      made_up.finish(self.out, accuracy, method='ong', seed=seed)
     (section,) = self.sections()
     (row,) = section.rows
     self.assertLen(row.runs, 3)
@@ -25,7 +25,7 @@ class RowsTest(absltest.TestCase):
     self.assertIsNone(row.mean('no such thing'))
 
   def test_of_one_seed_there_is_no_deviation(self):
-    finished.finish(self.out, 0.5)
+    made_up.finish(self.out, 0.5)
     self.assertIsNone(self.sections()[0].rows[0].deviation('test_accuracy'))
 
   def test_what_differs_is_another_row_and_in_its_label(self):
@@ -34,7 +34,7 @@ class RowsTest(absltest.TestCase):
       {'options': {'rank': 1}},
       {'learning_rate': 0.01},
     ):
-      finished.finish(self.out, 0.5, method='ong', weight_decay=0.0, **fields)
+      made_up.finish(self.out, 0.5, method='ong', weight_decay=0.0, **fields)
     (section,) = self.sections()
     self.assertCountEqual(
       map(section.label, section.rows),
@@ -44,23 +44,23 @@ class RowsTest(absltest.TestCase):
 
   def test_only_equal_budgets_are_together(self):
     same = {'method': 'gmp', 'epochs': 1.5, 'dense_epochs': 0.5}
-    finished.finish(self.out, 0.5, method='ong')
-    finished.finish(self.out, 0.5, **same)
+    made_up.finish(self.out, 0.5, method='ong')
+    made_up.finish(self.out, 0.5, **same)
     for other in (
       {'epochs': 3.0},
       {'batch_size': 64},
       {'model': 'resnet20'},
       {'init_from': 'there'},
     ):
-      finished.finish(self.out, 0.5, **other)
+      made_up.finish(self.out, 0.5, **other)
     found = self.sections()
     self.assertCountEqual([len(s.rows) for s in found], [2, 1, 1, 1, 1])
 
   def test_the_best_of_a_sparsity_comes_first_and_dense_before_all(self):
-    finished.finish(self.out, 0.5, method='ong', sparsity=0.9)
-    finished.finish(self.out, 0.6, method='random', sparsity=0.9)
-    finished.finish(self.out, 0.4, method='ong', sparsity=0.8)
-    finished.finish(self.out, 0.1, method='dense', sparsity=0.99)
+    made_up.finish(self.out, 0.5, method='ong', sparsity=0.9)
+    made_up.finish(self.out, 0.6, method='random', sparsity=0.9)
+    made_up.finish(self.out, 0.4, method='ong', sparsity=0.8)
+    made_up.finish(self.out, 0.1, method='dense', sparsity=0.99)
     found = [
       (row.config.method, row.sparsity) for row in self.sections()[0].rows
     ]
@@ -69,13 +69,13 @@ class RowsTest(absltest.TestCase):
     )
 
   def test_says_what_it_leaves_out(self):
-    finished.finish(self.out, 0.5)
-    damaged = finished.finish(self.out, 0.5, seed=1) / 'result.json'
+    made_up.finish(self.out, 0.5)
+    damaged = made_up.finish(self.out, 0.5, seed=1) / 'result.json'
     damaged.write_text(damaged.read_text()[:-30])
-    nan = finished.finish(self.out, 0.5, seed=2) / 'result.json'
+    nan = made_up.finish(self.out, 0.5, seed=2) / 'result.json'
     nan.write_text(nan.read_text().replace('0.5', 'NaN'))
-    (finished.finish(self.out, 0.5, seed=3) / 'result.json').unlink()
-    finished.finish(self.out / 'copy', 0.5)
+    (made_up.finish(self.out, 0.5, seed=3) / 'result.json').unlink()
+    made_up.finish(self.out / 'copy', 0.5)
     runs, problems = rows.read([str(self.out)])
     self.assertLen(runs, 1)
     self.assertLen(problems, 4)

@@ -16,9 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import KeyPath
 
-from ong_jax import masks
+from ong_jax import masks, optional
 from ong_jax.export import files
-from ong_jax.export.packages import require
 from ong_jax.export.structure import Leaf, decode, encode
 from ong_jax.selection import name_of
 from ong_jax.types import Mask, Params
@@ -53,7 +52,7 @@ def save(path: str | os.PathLike, params: Params, mask: Mask) -> None:
     >>> found['kernel']
     array([[3., 0.]], dtype=float32)
   """
-  safetensors = require('safetensors.numpy')
+  safetensors = optional.load('safetensors.numpy', 'export')
   masks.check_like(params, mask)
   leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
   kept = treedef.flatten_up_to(mask)
@@ -93,11 +92,11 @@ def load(path: str | os.PathLike) -> tuple[Params, Mask]:
   Example:
     >>> load('net.safetensors')  # doctest: +SKIP
   """
-  safetensors = require('safetensors')
+  safetensors = optional.load('safetensors', 'export')
   try:
     with open(path, 'rb') as file:
       content = file.read()
-    tensors = require('safetensors.numpy').load(content)
+    tensors = optional.load('safetensors.numpy', 'export').load(content)
     length = int.from_bytes(content[:8], 'little')
     metadata = json.loads(content[8 : 8 + length])['__metadata__']
     if metadata['format'] != _FORMAT:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ong_jax.export.packages import require
+from ong_jax import optional
 
 
 class Constant(NamedTuple):
@@ -57,7 +57,7 @@ class Graph:
       Its output.
     """
     output = output or f'{operator}_{len(self.nodes)}'
-    helper = require('onnx.helper')
+    helper = optional.load('onnx.helper', 'export')
     self.nodes.append(
       helper.make_node(operator, list(inputs), [output], **attributes)
     )
@@ -67,7 +67,7 @@ class Graph:
     """Returns a name to read a value by; stores it if it is a constant."""
     if isinstance(value, Node):
       return value.name
-    helper = require('onnx.numpy_helper')
+    helper = optional.load('onnx.numpy_helper', 'export')
     array = np.ascontiguousarray(value.array).reshape(value.shape)
     name = value.name
     if name in self.initializers:

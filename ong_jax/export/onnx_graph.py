@@ -13,10 +13,10 @@ import jax
 import numpy as np
 from jax.extend import core
 
+from ong_jax import optional
 from ong_jax.export import files
 from ong_jax.export.graph import Constant, Graph, Node
 from ong_jax.export.operators import OPERATORS
-from ong_jax.export.packages import require
 from ong_jax.selection import name_of
 from ong_jax.types import Params
 
@@ -59,7 +59,7 @@ def to_onnx(function: Callable, params: Params, *inputs: Any) -> Any:
     >>> [constant.name for constant in model.graph.initializer]
     ['kernel']
   """
-  onnx = require('onnx')
+  onnx = optional.load('onnx', 'export')
   leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
   closed, shapes = jax.make_jaxpr(
     lambda leaves, *inputs: function(treedef.unflatten(leaves), *inputs),
@@ -165,7 +165,7 @@ def _apply(
 
 
 def _value_info(name: str, x: Any) -> Any:
-  onnx = require('onnx')
+  onnx = optional.load('onnx', 'export')
   kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(x.dtype))
   sizes = [size if isinstance(size, int) else str(size) for size in x.shape]
   return onnx.helper.make_tensor_value_info(name, kind, sizes)

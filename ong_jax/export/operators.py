@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ong_jax import optional
 from ong_jax.export.graph import Constant, Graph, Node
-from ong_jax.export.packages import require
 
 _Value = Constant | Node
 
@@ -205,7 +205,9 @@ def _gather(graph, params, values, avals, out) -> Node:
 def _convert(graph, params, values, avals, out) -> _Value:
   if avals[0].dtype == out.dtype:
     return values[0]
-  kind = require('onnx.helper').np_dtype_to_tensor_dtype(np.dtype(out.dtype))
+  kind = optional.load('onnx.helper', 'export').np_dtype_to_tensor_dtype(
+    np.dtype(out.dtype)
+  )
   return graph.add('Cast', [graph.name(values[0])], values[0].shape, to=kind)
 
 

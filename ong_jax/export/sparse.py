@@ -14,9 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ong_jax import selection
+from ong_jax import optional, selection
 from ong_jax.export import files
-from ong_jax.export.packages import require
 from ong_jax.types import Params, Predicate
 
 _PARTS = ('data', 'indices', 'indptr', 'shape')
@@ -50,7 +49,7 @@ def to_scipy(
     >>> matrix.shape, matrix.nnz, float(matrix[1 * 8 + 2, 3])
     ((72, 16), 1, 4.0)
   """
-  scipy_sparse = require('scipy.sparse')
+  scipy_sparse = optional.load('scipy.sparse', 'export')
 
   def convert(path, kernel):
     matrix = np.asarray(_matrix(path, jax.device_get(kernel)))
