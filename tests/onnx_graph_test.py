@@ -34,6 +34,13 @@ def conv(x, kernel, strides=(1, 1), padding=((1, 1), (1, 1)), **options):
   )
 
 
+def conv_of_transposed(x, kernel):
+  """Takes the inputs of a kernel for its outputs, without transposing it."""
+  return lax.conv_general_dilated(
+    x, kernel, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWOI', 'NHWC')
+  )
+
+
 W, KERNEL, IMAGES = (
   normal(0, 3, 5),
   normal(1, 3, 3, 4, 6),
@@ -83,6 +90,12 @@ CASES = (
     'conv_of_what_is_broadcast',
     lambda k, x: conv(jnp.broadcast_to(x[:, :1], x.shape), k),
     KERNEL,
+    IMAGES,
+  ),
+  (
+    'one_kernel_in_two_ways',
+    lambda p, x: conv(x, p['k']) + conv_of_transposed(x, p['k']),
+    {'k': normal(3, 3, 3, 4, 4)},
     IMAGES,
   ),
   (
@@ -233,6 +246,16 @@ class OnnxTest(parameterized.TestCase):
       'places that are no grid',
     ),
     (
+      'places_outside',
+      lambda x: x[:, jnp.array([0, 5])],
+      'places that are no grid',
+    ),
+    (
+      'places_around_an_axis',
+      lambda x: x[None][jnp.array([[0], [0]]), :, jnp.array([1, 2, 4])],
+      "'gather' with other than",
+    ),
+    (
       'pairs_of_places',
       lambda x: x[jnp.array([0, 1]), jnp.array([2, 3])],
       "'gather' with other than",
@@ -248,6 +271,15 @@ class OnnxTest(parameterized.TestCase):
       onnx_graph.to_onnx(
         lambda _, x: function(x), {}, jax.ShapeDtypeStruct((3, 5), 'float32')
       )
+
+  @parameterized.named_parameters(
+    ('slice', lambda x: lax.slice_in_dim(x, 1, None), "'slice' with an end"),
+    ('reshape', lambda x: x[:, None], "'reshape' with two"),
+  )
+  def test_sizes_that_are_not_known(self, function, message):
+    x = jax.ShapeDtypeStruct(jax.export.symbolic_shape('a, b, 3'), 'float32')
+    with self.assertRaisesRegex(NotImplementedError, message):
+      onnx_graph.to_onnx(lambda _, x: function(x), {}, x)
 
   def test_a_broadcast_to_an_unknown_size(self):
     x = jax.ShapeDtypeStruct((BATCH, 3), 'float32')
