@@ -256,6 +256,10 @@ class AccuracyTest(PlotTest):
     self.assertLen(across, 1)
     self.assertLess(across[0].get_xdata()[1], 0.09)  # Past the other point.
     self.draw(plots.accuracy(rows[1:]))  # Nothing else, too.
+    rows.append(_row('dense', 0.0, 0.65))
+    band = plots.accuracy(rows).collections[-1].get_paths()[0].vertices[:, 1]
+    spread = 200 * statistics.stdev([0.75, 0.65])
+    self.assertAlmostEqual(band.max() - band.min(), spread)
 
   def test_lines_by_another_key(self):
     rows = [_row('ong', 0.9, 0.5) | {'rank': r} for r in (1, 7)]

@@ -86,7 +86,7 @@ def accuracy(
   denominator). Runs of a method whose densities differ by less than a tenth
   are one point. The axis is the logarithm of the density, so that 90, 95, 98
   and 99 % are as far apart as they are hard. Those whose `by` is 'dense' are a
-  line across.
+  line across, their deviation a band.
 
   Args:
     rows: dicts with `test_accuracy` and `sparsity`, in [0, 1], and with `by`:
@@ -127,6 +127,8 @@ def accuracy(
   if dense:
     across, level = ax.get_xlim(), dense[0].mean  # Not through its name.
     ax.plot(across, [level, level], color='0.3', linestyle='--', linewidth=1)
+    low, high = level - dense[0].std, level + dense[0].std
+    ax.fill_between(across, low, high, color='0.3', alpha=0.12, linewidth=0)
     ends.append((across[1], level, 'dense', '0.3'))
   ax.set_ylabel('test accuracy (%)')
   ax.set_title(_spread_said(every), fontsize='small', loc='left')
