@@ -62,6 +62,7 @@ def churn(lines: Iterable[Mapping[str, Any]], *, ax: Any = None) -> Any:
         *zip(*points), color=COLORS[i], marker=MARKERS[i], ms=4, label=label
       )
   ax.set_ylim(bottom=0)
+  ax.xaxis.get_major_locator().set_params(integer=True)
   ax.set_xlabel('epoch')
   ax.set_ylabel('prunable weights (%)')
   drawing.legend_above(ax, drawn)
