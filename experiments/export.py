@@ -6,47 +6,56 @@ RUN is the `--workdir` of the run. Channels of which nothing is left, as
 `iee-channels` leaves them, are taken out first.
 """
 
+import argparse
 import os
 import sys
+from collections.abc import Sequence
 
-from absl import app, flags, logging
+from absl import logging
 
 from experiments import console, finished, writers
 
-_FORMAT = flags.DEFINE_enum(
-  'format',
-  'safetensors',
-  list(writers.FORMATS),
-  'safetensors: the kept values and a bit a weight, for '
-  "`ong_jax.export.compressed.load`; torch: a state dict under PyTorch's "
-  'names, .npz or .safetensors; onnx: from pixels (uint8) to logits, for '
-  'onnxruntime; '
-  'scipy: kernels as CSR matrices, in an .npz.',
-)
-_OUT = flags.DEFINE_string('out', None, 'The file to write.')
-_SHRINK = flags.DEFINE_bool(
-  'shrink', True, 'Take out channels of which nothing is left.'
-)
+
+def parser() -> argparse.ArgumentParser:
+  """Says what the command line takes."""
+  found = argparse.ArgumentParser(
+    prog='python -m experiments.export',
+    description='Takes the network of a finished run away, as a file.',
+    allow_abbrev=False,
+  )
+  found.add_argument('run', metavar='RUN', help='the --workdir of the run')
+  found.add_argument('--out', required=True, help='the file to write')
+  found.add_argument(
+    '--format',
+    choices=writers.FORMATS,
+    default='safetensors',
+    help='safetensors (default): the kept values and a bit a weight, for '
+    "ong_jax.export.compressed.load; torch: a state dict under PyTorch's "
+    'names, .npz or .safetensors; onnx: from pixels (uint8) to logits, for '
+    'onnxruntime; scipy: kernels as CSR matrices, in an .npz',
+  )
+  found.add_argument(
+    '--noshrink',
+    action='store_true',
+    help='leave channels in of which nothing is left',
+  )
+  return found
 
 
-def main(argv: list[str]) -> None:
-  """Reads the flags, and writes the file."""
-  if len(argv) != 2 or not _OUT.value:
-    raise app.UsageError('Pass one RUN, and --out=FILE.')
-  if not flags.FLAGS['verbosity'].present:
-    logging.set_verbosity(logging.FATAL)  # Orbax logs every read.
+def main(argv: Sequence[str] | None = None) -> None:
+  """Reads the arguments, and writes the file."""
+  args = parser().parse_args(argv)
+  logging.set_verbosity(logging.FATAL)  # Orbax logs every read.
   try:
-    _export(argv[1], _FORMAT.value, _OUT.value)
+    _export(args.run, args.format, args.out, shrink=not args.noshrink)
   except (ValueError, TypeError, OSError, ImportError) as error:
-    if logging.level_info():
-      raise  # `--verbosity=0` shows where it came from.
     sys.exit(f'Error: {error}')
 
 
-def _export(run: str, name: str, path: str) -> None:
+def _export(run: str, name: str, path: str, *, shrink: bool) -> None:
   network = finished.load(run)
   dense, gone = writers.num_bytes(network), {}
-  if _SHRINK.value:
+  if shrink:
     network, gone = finished.shrink(network)
   path = os.path.expanduser(path)
   writers.FORMATS[name].write(path, network)
@@ -64,4 +73,4 @@ def _export(run: str, name: str, path: str) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  main()

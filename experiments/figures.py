@@ -7,10 +7,9 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from ong_jax.plots.drawing import COLORS, MARKERS, bare
-
 from experiments.rows import Row, Section
 from ong_jax import plots
+from ong_jax.plots.drawing import COLORS, MARKERS, bare
 
 _WIDTH = 7.5  # Inches: as wide as the page.
 

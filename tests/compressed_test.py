@@ -253,7 +253,7 @@ class CompressedTest(parameterized.TestCase):
     process = subprocess.run(
       [sys.executable, '-c', code], capture_output=True, text=True
     )
-    self.assertIn("ImportError: This needs s", process.stderr)
+    self.assertIn('ImportError: This needs s', process.stderr)
     self.assertIn("pip install '.[export]'", process.stderr)
 
 
