@@ -56,7 +56,8 @@ def pages() -> dict[str, str]:
   ]
   head = [
     '# Methods\n',
-    'A page each, made by `python -m docs.make` from the docstrings.\n',
+    'A page each, made by `python -m docs.make` from the docstrings. '
+    '[The command line](command_line.md) has their options.\n',
     '| method | what | on the command line |',
     '| --- | --- | --- |',
   ]

@@ -14,11 +14,22 @@ class ReadmeTest(absltest.TestCase):
     for block in blocks:
       exec(block, names)  # One page, one namespace.
 
-  def test_names_every_method(self):
-    from experiments import methods
+  def test_command_line_names_every_method_and_option(self):
+    from experiments import methods, options
 
-    for name in methods.METHODS:
-      self.assertIn(f'`{name}`', _README.read_text())
+    text = (_README.parent / 'docs' / 'command_line.md').read_text()
+    for name, entry in methods.METHODS.items():
+      self.assertIn(f'`{name}`', text)
+      for option in options.describe(entry.recipe):
+        self.assertIn(f'`{option.partition("=")[0]}`', text, name)
+
+  def test_the_plan_can_be_run(self):
+    from experiments import studies
+
+    (plan,) = re.findall(r'```toml\n(.*?)```', _README.read_text(), re.DOTALL)
+    path = pathlib.Path(self.create_tempdir().full_path, 'plan.toml')
+    path.write_text(plan)
+    self.assertLen(studies.read(str(path)), 21)
 
   def test_layout_names_files_that_are_there(self):
     layout = _README.read_text().split('## Layout')[1].split('##')[0]
