@@ -78,16 +78,36 @@ def make(config: Config, model: nn.Module, data: inputs.Images) -> Calibration:
 
   def flow(params):
     # In double precision: in single it overflows after some forty layers.
-    wide = model.clone(dtype=jnp.dtype('float64'))
-    images = jnp.ones((1, *data.images.shape[1:]))
-    stats = _statistics(model, images, jnp.ones)
-    variables = {'params': params, 'batch_stats': stats}
-    return wide.apply(variables, images, train=False).sum()
+    shape = data.images.shape[1:]
+    return linear_outputs(model, params, 'float64', shape).sum()
 
   def batches(num_batches):
     return Batches(config, data, num_batches)
 
   return Calibration(batches, loss, logits, flow)
+
+
+def linear_outputs(
+  model: nn.Module,
+  params: Any,
+  dtype: str = 'float32',
+  image_shape: tuple[int, ...] = (32, 32, 3),
+) -> jax.Array:
+  """Returns what a network makes of an image of ones if BatchNorm does nothing.
+
+  For `ong_jax.synflow` and `ong_jax.connectivity`.
+
+  Args:
+    model: any network of these experiments.
+    params: positive.
+    dtype: of the computation.
+    image_shape: height, width and channels.
+  """
+  model = model.clone(dtype=jnp.dtype(dtype))
+  images = jnp.ones((1, *image_shape))
+  stats = _statistics(model, images, jnp.ones)
+  variables = {'params': params, 'batch_stats': stats}
+  return model.apply(variables, images, train=False)
 
 
 def _statistics(model: nn.Module, images: Any, fill: Callable) -> Any:

@@ -4,6 +4,7 @@ from ong_jax import activations as activations
 from ong_jax import allocation as allocation
 from ong_jax import calibrated as calibrated
 from ong_jax import channels as channels
+from ong_jax import connectivity as connectivity
 from ong_jax import costs as costs
 from ong_jax import layers as layers
 from ong_jax import layerwise as layerwise

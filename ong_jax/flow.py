@@ -134,14 +134,16 @@ def synaptic_flow(
 
 
 def linear(
-  params: Params, prunable: Predicate = selection.is_kernel
+  params: Params,
+  prunable: Predicate = selection.is_kernel,
+  dtype: jax.typing.DTypeLike = jnp.float64,
 ) -> tuple[Params, Weights]:
   """Makes weights positive, and lets all else let through what comes.
 
   Call it and what it returns under `jax.enable_x64(True)`, or lose precision.
 
   Returns:
-    params in float64, with 1 for `scale` and 0 for `bias`; and |weights|.
+    params in `dtype`, with 1 for `scale` and 0 for `bias`; and |weights|.
 
   Example:
     >>> params = {'kernel': jnp.array([[-2.0]]), 'bias': jnp.array([3.0])}
@@ -155,7 +157,7 @@ def linear(
       return x
     names = selection.name_of(path).split('/')
     name = names[-2] if names[-1] == 'value' and len(names) > 1 else names[-1]
-    x = jnp.asarray(x, jnp.float64)
+    x = jnp.asarray(x, dtype)
     if name == 'scale':
       return jnp.ones_like(x)
     return jnp.zeros_like(x) if name == 'bias' else jnp.abs(x)

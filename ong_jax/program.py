@@ -81,7 +81,7 @@ def evaluate(
 
   for eqn in jaxpr.eqns:
     args, ours = [value(v) for v in eqn.invars], [kernel(v) for v in eqn.invars]
-    inner = _inner(eqn)
+    inner = called(eqn)
     if any(ours) and inner is not None:
       results, out = evaluate(inner.jaxpr, inner.consts, args, ours, meet)
     else:
@@ -95,8 +95,16 @@ def evaluate(
   return [value(v) for v in jaxpr.outvars], [kernel(v) for v in jaxpr.outvars]
 
 
-def _inner(eqn) -> Any:
-  """The program that an equation calls, if it just calls one."""
+def called(eqn: Any) -> Any:
+  """Returns the closed program that an equation calls, if it just calls one.
+
+  Example:
+    >>> closed = jax.make_jaxpr(jax.jit(jnp.sin))(1.0)
+    >>> [eqn.primitive.name for eqn in called(closed.eqns[0]).eqns]
+    ['sin']
+    >>> called(called(closed.eqns[0]).eqns[0]) is None
+    True
+  """
   if eqn.primitive.name in _LOOPS:
     return None
   for name in ('jaxpr', 'call_jaxpr'):
