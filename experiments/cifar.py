@@ -142,6 +142,12 @@ _WORKDIR = flags.DEFINE_string(
 _SAVE_EVERY_S = flags.DEFINE_float(
   'save_every_s', 60, 'Seconds between two checkpoints, at least.'
 )
+_TENSORBOARD = flags.DEFINE_bool(
+  'tensorboard',
+  False,
+  'Write the metrics of every epoch for TensorBoard, too, into `tensorboard` '
+  'in --workdir. Needs the package tensorboardX.',
+)
 
 
 def main(argv: list[str]) -> None:
@@ -215,6 +221,7 @@ def _run() -> None:
     data_dir=_DATA_DIR.value,
     workdir=_WORKDIR.value,
     save_every_s=_SAVE_EVERY_S.value,
+    tensorboard=_TENSORBOARD.value,
   )
 
 

@@ -4,7 +4,7 @@ import math
 
 import jax
 
-from experiments import console, metrics, sharding, train
+from experiments import console, metrics, sharding, telemetry, train
 from experiments.handover import Setup
 from experiments.plan import Segment
 from experiments.session import Session, write
@@ -16,11 +16,17 @@ def report_epoch(
   segment: Segment,
   state: train.TrainState,
   num_steps: int,
-) -> None:
-  """Evaluates, and writes the line of an epoch or of what there is of it."""
+) -> train.TrainState:
+  """Evaluates, and writes the line of an epoch or of what there is of it.
+
+  Returns:
+    The state, with the network that the next line compares with.
+  """
   method = segment.method(None)
   params = method.effective(state.trainable, state.opt_state, None)
   _, mask = jax.eval_shape(method.finish, state.trainable, state.opt_state)
+  used, shares = telemetry.look(state.telemetry, params, mask)
+  gathered = sharding.whole(setup.mesh, params)
   seconds, steps = 0.0, 0
   for timing in reversed(session.timings):
     if steps < num_steps:
@@ -36,7 +42,10 @@ def report_epoch(
     'train_accuracy': int(state.correct) / counted / setup.config.batch_size,
     'nonfinite_steps': nonfinite,
     'test_accuracy': setup.evaluate(params, state.stats, setup.test_data),
-    **metrics.describe(sharding.whole(setup.mesh, params), mask, setup.macs),
+    **metrics.describe(gathered, mask, setup.macs),
+    **metrics.connectivity(gathered, mask, setup.connected),
+    **shares,
+    **telemetry.flops(used, setup.macs, setup.config.batch_size),
     'seconds': seconds,
   }
   session.accuracies[int(state.step)] = line['test_accuracy']
@@ -48,3 +57,4 @@ def report_epoch(
     + (f', {nonfinite} steps not finite' if nonfinite else '')
     + (', skipped' if skipped else '')
   )
+  return state.replace(telemetry=used)

@@ -19,6 +19,7 @@ from experiments import (
   inputs,
   metrics,
   sharding,
+  telemetry,
   train,
 )
 from experiments.config import Config
@@ -38,6 +39,8 @@ class Setup(NamedTuple):
   macs: dict[str, int]  # Of each kernel.
   evaluate: Callable[[Any, Any, inputs.Images], float]
   reestimate: Callable[[Any, Any, inputs.Images], Any]
+  # Params -> which weights lie on a path; None, and no line says it.
+  connected: Callable[[Any], Any] | None = None
 
 
 class Network(NamedTuple):
@@ -48,6 +51,7 @@ class Network(NamedTuple):
   mask: Any
   stats: Any  # BatchNorm's.
   kept: Any = ()  # (params, stats) to rewind to.
+  telemetry: Any = None  # None before the first segment.
 
 
 def transform(
@@ -82,18 +86,23 @@ def begin(
     params = apply_mask(params, network.mask)
   method = segment.method(network.mask)
   trainable = method.init(params)
+  opt_state = transform(setup, segment, method, peak).init(trainable)
+  used = network.telemetry
+  if used is None:
+    used = telemetry.begin(method.effective(trainable, opt_state, None))
   kept = network.kept
   if segment.keep_at is not None:  # Room for them; 0 is now.
     kept = jax.tree.map(jnp.copy, (params, stats))
   return train.TrainState(
     step=jnp.asarray(step, jnp.int32),
     trainable=trainable,
-    opt_state=transform(setup, segment, method, peak).init(trainable),
+    opt_state=opt_state,
     stats=stats,
     loss=jnp.zeros([], jnp.float32),
     correct=jnp.zeros([], jnp.int32),
     nonfinite=jnp.zeros([], jnp.int32),
     kept=kept,
+    telemetry=used,
   )
 
 
@@ -107,6 +116,7 @@ def end(segment: Segment, state: train.TrainState) -> Network:
     mask=mask,
     stats=state.stats,
     kept=state.kept,
+    telemetry=state.telemetry,
   )
 
 

@@ -3,14 +3,17 @@
 On the host, in float64: the weights as they are, whatever a mask says of them.
 """
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import numpy as np
 
 import ong_jax
+from experiments import calibration
 from ong_jax.selection import is_kernel, name_of, select
 
 
@@ -128,6 +131,52 @@ def describe(params: Any, mask: Any, macs: Mapping[str, int]) -> dict[str, Any]:
   }
 
 
+def connectivity(
+  params: Any, mask: Any, connected: Callable[[Any], Any] | None
+) -> dict[str, Any]:
+  """Says what of a sparse network is on a path from its input to its output.
+
+  Args:
+    params: of the network.
+    mask: tells which leaves are prunable; shapes suffice.
+    connected: of `make_connected`; None, and nothing is said.
+
+  Returns:
+    `dead_filters`, output units of kernels without a weight;
+    `disconnected_units`, those and the ones none of whose weights is on a path;
+    `effective_sparsity`, if weights that are on none count as removed. See
+    `ong_jax.connectivity`.
+
+  Example:
+    >>> params = {'kernel': np.array([[3.0, 0.0, 1.0, 2.0]])}
+    >>> def connected(params):
+    ...   return {'kernel': np.array([[True, False, False, True]])}
+    >>> connectivity(params, {'kernel': params['kernel'] != 0}, connected)
+    {'dead_filters': 1, 'disconnected_units': 2, 'effective_sparsity': 0.5}
+  """
+  if connected is None:
+    return {}
+  on_path = ong_jax.summarize(_nonzero(connected(params), mask))
+  return {
+    'dead_filters': ong_jax.summarize(_nonzero(params, mask)).empty_filters,
+    'disconnected_units': on_path.empty_filters,
+    'effective_sparsity': on_path.sparsity,
+  }
+
+
+def make_connected(model: nn.Module) -> Callable[[Any], Any]:
+  """Makes `params -> mask` of all kernels, one program for the whole run.
+
+  It runs in no time and is compiled without optimizations, which for a
+  ResNet-110 on a CPU takes 15 seconds, not 37.
+  """
+  outputs = functools.partial(calibration.linear_outputs, model)
+  return jax.jit(
+    lambda params: ong_jax.connectivity.connected(outputs, params),
+    compiler_options={'xla_backend_optimization_level': 0},
+  )
+
+
 def measure(params: Any, mask: Any, macs: Mapping[str, int]) -> dict[str, Any]:
   """Counts the weights that are not 0, whatever the mask says of them.
 
@@ -197,6 +246,7 @@ def _nonzero(params: Any, mask: Any) -> Any:
     lambda x, m: None if m is None else np.asarray(x) != 0,
     params,
     _covered(mask),
+    is_leaf=lambda x: x is None,
   )
 
 

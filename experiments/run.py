@@ -34,6 +34,7 @@ from experiments import (
   sharding,
   signals,
 )
+from experiments import tensorboard as board
 from experiments.config import Config, check
 from experiments.directory import RunDirectory
 from experiments.handover import Setup
@@ -52,6 +53,7 @@ def run(
   data_dir: str | None = None,
   workdir: str | None = None,
   save_every_s: float = 60,
+  tensorboard: bool = False,
 ) -> dict[str, Any]:
   """Prunes and trains, and says how good the network is.
 
@@ -63,6 +65,8 @@ def run(
       without it.
     save_every_s: seconds between two checkpoints, at least; what a crash costs
       at most, beside the step in flight.
+    tensorboard: whether to write the lines of `metrics.jsonl` as events, too,
+      into `tensorboard` in the workdir.
 
   Returns:
     The contents of `result.json`. Its `seconds` and `steps_per_second` are of
@@ -78,7 +82,15 @@ def run(
   started = time.monotonic()
   if not save_every_s >= 0:
     raise ValueError(f'`save_every_s` must be at least 0, got {save_every_s}.')
-  config = hosts.together(lambda: checked(config))
+
+  def ready():
+    if tensorboard and not workdir:
+      raise ValueError('`tensorboard` needs a `workdir` to write to.')
+    if tensorboard:
+      board.check()
+    return checked(config)
+
+  config = hosts.together(ready)
   hosts.together(
     lambda: sharding.make_mesh(config.model_parallel, config.batch_size)
   )
@@ -89,7 +101,10 @@ def run(
     if workdir:
       directory = RunDirectory(workdir)
       stack.enter_context(contextlib.closing(directory))
-    return _run(config, data_dir, directory, save_every_s, started)
+    shown = None
+    if tensorboard:
+      shown = board.Board(directory.path / 'tensorboard')
+    return _run(config, data_dir, directory, save_every_s, started, shown)
 
 
 def checked(config: Config) -> Config:
@@ -124,6 +139,7 @@ def _run(
   directory: RunDirectory | None,
   save_every_s: float,
   started: float,
+  shown: board.Board | None,
 ) -> dict[str, Any]:
   """`run` in a directory that is locked."""
   text = json.dumps(dataclasses.asdict(config), sort_keys=True)
@@ -158,11 +174,13 @@ def _run(
   )
   with signals.caught() as stop:
     outcome = run_segments(
-      setup, segments, params, stats, directory, save_every_s, stop
+      setup, segments, params, stats, directory, save_every_s, stop, shown
     )
     result = dataclasses.asdict(setup.config) | {
       'test_accuracy': outcome.accuracy,
       **metrics.measure(outcome.params, outcome.mask, setup.macs),
+      **metrics.connectivity(outcome.params, outcome.mask, setup.connected),
+      **outcome.usage,
       'prunings': outcome.prunings,
       'seconds': time.monotonic() - started,
       'steps_per_second': outcome.steps_per_second,
@@ -210,6 +228,7 @@ def set_up(config: Config, data_dir: str | None) -> tuple[Setup, Any, Any]:
     macs=operations.macs(model),
     evaluate=evaluation.make_evaluate(config, model, mesh),
     reestimate=evaluation.make_reestimate(config, model, mesh),
+    connected=metrics.make_connected(model),
   )
   return setup, params, stats
 

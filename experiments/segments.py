@@ -7,7 +7,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments import console, handover, metrics, sharding, train
+from experiments import (
+  console,
+  handover,
+  metrics,
+  sharding,
+  telemetry,
+  train,
+)
 from experiments.directory import RunDirectory
 from experiments.draws import end_segment
 from experiments.epochs import report_epoch
@@ -22,6 +29,7 @@ from experiments.session import (
   stop_if_asked,
   write,
 )
+from experiments.tensorboard import Board
 
 _CPU_STEPS = 4  # Between two looks at the clock; elsewhere it is an epoch.
 
@@ -36,6 +44,7 @@ class Outcome(NamedTuple):
   prunings: list[dict[str, Any]]  # A record for each time.
   steps_per_second: float | None  # Without the call that compiles.
   resumed_at_step: int
+  usage: dict[str, float]  # Of `telemetry.look` and `telemetry.flops`.
 
 
 def run_segments(
@@ -46,6 +55,7 @@ def run_segments(
   directory: RunDirectory | None,
   save_every_s: float,
   stop: Sequence[int] = (),
+  board: Board | None = None,
 ) -> Outcome:
   """Runs what is left to run.
 
@@ -58,6 +68,7 @@ def run_segments(
     directory: what to resume from and save to.
     save_every_s: seconds between two saves within a segment, at least.
     stop: signals that have come; see `signals.caught`.
+    board: that shows the lines of metrics, too.
 
   Raises:
     signals.Interrupted: on SIGINT or SIGTERM, after a save.
@@ -65,12 +76,17 @@ def run_segments(
   starts = [sum(s.steps for s in segments[:i]) for i in range(len(segments))]
   last_step = starts[-1] + segments[-1].steps
   network = Network(params, params, None, stats)
-  state, prunings = _resume(setup, segments, starts, network, directory)
+  state, lines = _resume(setup, segments, starts, network, directory)
+  prunings = [line['pruning'] for line in lines if 'pruning' in line]
+  if board:
+    board.begin(lines)
   resumed_at = int(state.step) if state else 0
   if state:
     console.log(f'Resumed at step {resumed_at} of {last_step}.')
   with console.progress(last_step, resumed_at) as show:
-    session = Session(directory, save_every_s, show, stop, prunings, [], {}, {})
+    session = Session(
+      directory, save_every_s, show, stop, prunings, [], {}, {}, board
+    )
     first = _segment_at(starts, resumed_at) if state else 0
     for i in range(first, len(segments)):
       if state is None:
@@ -98,7 +114,7 @@ def _resume(
   network: Network,
   directory: RunDirectory | None,
 ) -> tuple[train.TrainState | None, list[dict[str, Any]]]:
-  """Returns the state to go on from and the records of what came before it."""
+  """Returns the state to go on from and the lines of what came before it."""
   if directory is None:
     return None, []
   state = directory.restore(
@@ -106,8 +122,7 @@ def _resume(
       setup, segments[: _segment_at(starts, step) + 1], step, network
     )
   )
-  lines = directory.forget_metrics_after(int(state.step) if state else -1)
-  return state, [line['pruning'] for line in lines if 'pruning' in line]
+  return state, directory.forget_metrics_after(int(state.step) if state else -1)
 
 
 def _start(
@@ -159,7 +174,15 @@ def _conclude(
     session.prunings,
     steps_per_second(session.timings),
     resumed_at,
+    _usage(setup, network),
   )
+
+
+def _usage(setup: Setup, network: Network) -> dict[str, float]:
+  """Says what weights the run has used, and what that would have cost."""
+  used, shares = telemetry.look(network.telemetry, network.params, network.mask)
+  flops = telemetry.flops(used, setup.macs, setup.config.batch_size)
+  return {'ever_active': shares['ever_active'], **flops}
 
 
 def _train(
@@ -210,7 +233,7 @@ def _train(
     summed = step - max(start, epoch_end - setup.steps_per_epoch)
     session.show(step, f'loss {float(state.loss) / summed:.3f}')
     if step in (epoch_end, end):
-      report_epoch(setup, session, segment, state, summed)
+      state = report_epoch(setup, session, segment, state, summed)
     due = is_due(session, time.monotonic() - saved_at)
     if due and step < end:  # What is due at the end, the caller saves.
       save(session, state)

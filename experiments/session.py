@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from experiments import hosts, signals, train
 from experiments.directory import RunDirectory
+from experiments.tensorboard import Board
 
 
 class Timing(NamedTuple):
@@ -29,6 +30,7 @@ class Session(NamedTuple):
   timings: list[Timing]  # Of every call so far.
   accuracies: dict[int, float]  # Of what would have been deployed at a step.
   loops: dict[Any, Callable]  # Compiled, by method and rate of the segment.
+  board: Board | None = None  # Shows the lines, too.
 
 
 def save(session: Session, state: train.TrainState) -> None:
@@ -44,6 +46,8 @@ def write(session: Session, line: dict[str, Any]) -> None:
   """Appends a line to `metrics.jsonl`, if there is a directory."""
   if session.directory:
     session.directory.log_metrics(line)
+  if session.board:
+    session.board.write(line)
 
 
 def is_due(session: Session, seconds: float) -> bool:

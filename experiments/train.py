@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from experiments import inputs, sharding
+from experiments import inputs, sharding, telemetry
 from experiments.config import Config
 from experiments.learning_rates import Rate
+from experiments.telemetry import Telemetry
 from ong_jax import SparseMethod
 
 
@@ -34,6 +35,8 @@ class TrainState(flax.struct.PyTreeNode):
   # is not finite.
   nonfinite: jax.Array
   kept: Any = ()  # (params, stats) that a later segment rewinds to.
+  # What weights were used so far; None, and nothing is counted.
+  telemetry: Telemetry | None = None
 
 
 def optimizer(
@@ -117,12 +120,17 @@ def make_train_step(
           mutable=['batch_stats'],
         )
         loss = optax.softmax_cross_entropy(logits, targets).mean()
-        return loss, (logits, moved['batch_stats'])
+        active = () if state.telemetry is None else telemetry.active(params)
+        return loss, (logits, moved['batch_stats'], active)
 
-      return jax.value_and_grad(loss_fn, has_aux=True)(state.trainable)
+      value, grads = jax.value_and_grad(loss_fn, has_aux=True)(state.trainable)
+      loss, (*aux, active) = value
+      return ((loss, aux), grads), active
 
     # Unrolled: in a loop, convolutions are slow on a CPU.
-    found = [gradients(key) for key in jax.random.split(method_key, samples)]
+    found, actives = zip(
+      *[gradients(key) for key in jax.random.split(method_key, samples)]
+    )
     (loss, (logits, stats)), grads = jax.tree.map(
       lambda *xs: sum(xs) / samples, *found
     )
@@ -148,6 +156,9 @@ def make_train_step(
       loss=jnp.where(first, 0, state.loss) + loss,
       correct=jnp.where(first, 0, state.correct) + correct,
       nonfinite=jnp.where(first, 0, state.nonfinite) + ~finite,
+      telemetry=None
+      if state.telemetry is None
+      else telemetry.update(state.telemetry, actives),
     )
 
   return train_step
