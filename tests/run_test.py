@@ -6,7 +6,15 @@ import jax
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from experiments import checkpoints, convolution, run
+from experiments import (
+  checkpoints,
+  convolution,
+  data,
+  models,
+  pretrained,
+  run,
+  timing,
+)
 from experiments.config import Config
 
 _TINY = Config(
@@ -102,6 +110,21 @@ class RunTest(parameterized.TestCase):
       ).any()
     )
 
+  @parameterized.parameters('.npz', '.safetensors')
+  def test_begins_from_weights_of_pytorch(self, suffix):
+    config = self.tiny()
+    dataset = data.load(config.dataset, None)
+    model = models.create(config.model, dataset.num_classes)
+    variables = timing.fill(timing.shapes(model))
+    path = self.create_tempdir().full_path + f'/net{suffix}'
+    pretrained.store_torch(path, **variables)
+    params, stats, config = run.initial_network(
+      self.tiny(init_from=path), model, dataset
+    )
+    chex.assert_trees_all_equal(params, variables['params'])
+    chex.assert_trees_all_equal(stats, variables['batch_stats'])
+    self.assertEqual(config.image_mean, pretrained.MEAN)
+
   @parameterized.named_parameters(
     (
       'method',
@@ -123,6 +146,11 @@ class RunTest(parameterized.TestCase):
       'fewer than the 8 prunable leaves',
     ),
     ('no_file', {'init_from': 'none.npz'}, "'none.npz' is not there"),
+    (
+      'no_safetensors',
+      {'init_from': 'none.safetensors'},
+      "'none.safetensors' is not there",
+    ),
     ('no_run', {'init_from': 'no_such_run'}, '`init_from`: .*no_such_run'),
     (
       'option',
