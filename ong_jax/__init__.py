@@ -14,6 +14,7 @@ from ong_jax import saliency as saliency
 from ong_jax import schedules as schedules
 from ong_jax import scores as scores
 from ong_jax import selection as selection
+from ong_jax import shrinking as shrinking
 from ong_jax import starts as starts
 from ong_jax import taylor as taylor
 from ong_jax.activations import wanda as wanda
