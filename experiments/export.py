@@ -48,7 +48,13 @@ def main(argv: Sequence[str] | None = None) -> None:
   logging.set_verbosity(logging.FATAL)  # Orbax logs every read.
   try:
     _export(args.run, args.format, args.out, shrink=not args.noshrink)
-  except (ValueError, TypeError, OSError, ImportError) as error:
+  except (
+    ImportError,
+    NotImplementedError,
+    OSError,
+    TypeError,
+    ValueError,
+  ) as error:
     sys.exit(f'Error: {error}')
 
 

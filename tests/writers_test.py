@@ -1,6 +1,8 @@
+import functools
 import pathlib
 
 import chex
+import finished_runs
 import jax
 import numpy as np
 import onnxruntime
@@ -24,6 +26,11 @@ def network(sparsity):
   mean, std = np.float32([0.1, 0.2, 0.3]), np.float32([1, 2, 3])
   stats = variables['batch_stats']
   return finished.Network(MODEL, params, stats, mean, std)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def logits(model, variables, x):
+  return model.apply(variables, x, train=False)
 
 
 class WritersTest(parameterized.TestCase):
@@ -77,8 +84,24 @@ class WritersTest(parameterized.TestCase):
     (found,) = session.run(None, {'input_0': images.astype(np.uint8)})
     x = (images / 255 - net.image_mean) / net.image_std
     variables = {'params': net.params, 'batch_stats': net.batch_stats}
-    expected = MODEL.apply(variables, np.float32(x), train=False)
+    expected = logits(MODEL, variables, np.float32(x))
     np.testing.assert_allclose(found, expected, atol=1e-4 * expected.max())
+
+  def test_a_network_without_a_branch(self):
+    net = finished_runs.network('resnet8', {'layer2_0': 32, 'layer3_0': 60})
+    small, _ = finished.shrink(net)
+    for name in writers.FORMATS:
+      self.write(name, '.npz', small)
+    path = self.write('onnx', '.onnx', small)
+    images = np.random.default_rng(1).integers(256, size=(3, 32, 32, 3))
+    session = onnxruntime.InferenceSession(path)
+    (found,) = session.run(None, {'input_0': images.astype(np.uint8)})
+    variables = {'params': net.params, 'batch_stats': net.batch_stats}
+    x = np.float32(images / 255)
+    expected = logits(net.model, variables, x)
+    np.testing.assert_allclose(found, expected, 1e-4)
+    found, _ = compressed.load(self.write('safetensors', '', small))
+    chex.assert_trees_all_equal(found['params'], small.params)
 
   def test_num_bytes(self):
     size = sum(x.size for x in jax.tree.leaves(SHAPES))
