@@ -26,10 +26,11 @@ from experiments import (
   evaluation,
   inputs,
   models,
+  networks,
   sharding,
 )
 from experiments.config import Config
-from experiments.run import initial_network, run
+from experiments.run import run
 from ong_jax import scores, selection
 
 _SEEDS = (0, 1, 2)
@@ -97,7 +98,7 @@ def _network(
   model = models.create(
     config.model, dataset.num_classes, initializer=config.initializer
   )
-  params, stats, config = initial_network(config, model, dataset)
+  params, stats, config = networks.initial(config, model, dataset)
   evaluate = evaluation.make_evaluate(config, model, mesh)
   reestimate = evaluation.make_reestimate(config, model, mesh)
   train = inputs.Images(dataset.train_images, dataset.train_labels)

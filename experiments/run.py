@@ -2,22 +2,18 @@
 
 import contextlib
 import dataclasses
-import functools
 import json
 import time
 import zlib
 from typing import Any
 
 import flax
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from experiments import (
   calibration,
-  checkpoints,
   console,
   costing,
   data,
@@ -27,10 +23,10 @@ from experiments import (
   inputs,
   metrics,
   models,
+  networks,
   operations,
   options,
   preflight,
-  pretrained,
   sharding,
   signals,
 )
@@ -42,9 +38,7 @@ from experiments.methods import METHODS
 from experiments.plan import Run
 from experiments.segments import run_segments
 from ong_jax.masks import num_kept
-from ong_jax.selection import name_of, select
-
-_USUAL_EPOCHS = 200  # That a network from elsewhere is taken to have had.
+from ong_jax.selection import select
 
 
 def run(
@@ -208,7 +202,7 @@ def set_up(config: Config, data_dir: str | None) -> tuple[Setup, Any, Any]:
   )
   if config.model_parallel > 1:
     model = model.clone(convolve=jax.lax.conv_general_dilated)
-  params, stats, config = initial_network(config, model, dataset)
+  params, stats, config = networks.initial(config, model, dataset)
   steps_per_epoch = num_images // config.batch_size
   recipe = METHODS[config.method].recipe
   config = dataclasses.replace(
@@ -231,59 +225,3 @@ def set_up(config: Config, data_dir: str | None) -> tuple[Setup, Any, Any]:
     connected=metrics.make_connected(model),
   )
   return setup, params, stats
-
-
-def initial_network(
-  config: Config, model: nn.Module, dataset: data.Dataset
-) -> tuple[Any, Any, Config]:
-  """Draws or loads a network, and completes the config by its normalization.
-
-  Returns:
-    params, batch statistics, config.
-  """
-  images = jnp.zeros((1, *dataset.train_images.shape[1:]))
-  init = functools.partial(model.init, train=False)
-  key = jax.random.key(config.seed)
-  mean, std, epochs = dataset.mean, dataset.std, config.dense_epochs
-  if config.init_from is None:
-    variables = jax.jit(init)(key, images)
-    params, stats = variables['params'], variables['batch_stats']
-  else:
-    shapes = jax.eval_shape(init, key, images)
-    templates = shapes['params'], shapes['batch_stats']
-    if config.init_from.endswith(pretrained.SUFFIXES):
-      params, stats = pretrained.load_torch(config.init_from, *templates)
-      mean, std = pretrained.MEAN, pretrained.STD
-      epochs = _USUAL_EPOCHS
-    else:
-      params, stats, before = checkpoints.load_final(config.init_from)
-      mean, std = before['image_mean'], before['image_std']
-      epochs = before['dense_epochs'] + before['epochs']
-      _check_same_shapes(config, templates, (params, stats))
-  config = dataclasses.replace(
-    config,
-    image_mean=tuple(config.image_mean or mean),
-    image_std=tuple(config.image_std or std),
-    original_epochs=epochs
-    if config.original_epochs is None
-    else config.original_epochs,
-  )
-  return params, stats, config
-
-
-def _check_same_shapes(config: Config, templates: Any, trees: Any) -> None:
-  shapes = [
-    {
-      name_of(path): leaf.shape
-      for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-    for tree in (templates, trees)
-  ]
-  for name in sorted(shapes[0].keys() | shapes[1].keys()):
-    wanted, found = shapes[0].get(name), shapes[1].get(name)
-    if wanted != found:
-      raise ValueError(
-        f"`init_from`: '{config.init_from}' holds another network than "
-        f"{config.model}: leaf '{name}' has shape {found} there, {wanted} "
-        'here. Pass the `model` and the `dataset` that it was trained with.'
-      )

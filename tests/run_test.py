@@ -9,11 +9,7 @@ from absl.testing import absltest, parameterized
 from experiments import (
   checkpoints,
   convolution,
-  data,
-  models,
-  pretrained,
   run,
-  timing,
 )
 from experiments.config import Config
 
@@ -109,21 +105,6 @@ class RunTest(parameterized.TestCase):
         != new_stats['layer3_0']['bn2']['var']
       ).any()
     )
-
-  @parameterized.parameters('.npz', '.safetensors')
-  def test_begins_from_weights_of_pytorch(self, suffix):
-    config = self.tiny()
-    dataset = data.load(config.dataset, None)
-    model = models.create(config.model, dataset.num_classes)
-    variables = timing.fill(timing.shapes(model))
-    path = self.create_tempdir().full_path + f'/net{suffix}'
-    pretrained.store_torch(path, **variables)
-    params, stats, config = run.initial_network(
-      self.tiny(init_from=path), model, dataset
-    )
-    chex.assert_trees_all_equal(params, variables['params'])
-    chex.assert_trees_all_equal(stats, variables['batch_stats'])
-    self.assertEqual(config.image_mean, pretrained.MEAN)
 
   @parameterized.named_parameters(
     (

@@ -1,0 +1,75 @@
+"""The network that a run begins with."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from experiments import checkpoints, data, pretrained
+from experiments.config import Config
+from ong_jax.selection import name_of
+
+_USUAL_EPOCHS = 200  # That a network from elsewhere is taken to have had.
+
+
+def initial(
+  config: Config, model: nn.Module, dataset: data.Dataset
+) -> tuple[Any, Any, Config]:
+  """Draws or loads a network, and completes the config by its normalization.
+
+  Returns:
+    params, batch statistics, config.
+  """
+  images = jnp.zeros((1, *dataset.train_images.shape[1:]))
+  init = functools.partial(model.init, train=False)
+  key = jax.random.key(config.seed)
+  mean, std, epochs = dataset.mean, dataset.std, config.dense_epochs
+  if config.init_from is None:
+    variables = jax.jit(init)(key, images)
+    params, stats = variables['params'], variables['batch_stats']
+  else:
+    shapes = jax.eval_shape(init, key, images)
+    templates = shapes['params'], shapes['batch_stats']
+    if config.init_from.endswith(pretrained.SUFFIXES):
+      params, stats = pretrained.load_torch(config.init_from, *templates)
+      mean, std = pretrained.MEAN, pretrained.STD
+      epochs = _USUAL_EPOCHS
+    else:
+      params, stats, before = checkpoints.load_final(config.init_from)
+      mean, std = before['image_mean'], before['image_std']
+      epochs = before['dense_epochs'] + before['epochs']
+      _check_same_shapes(config, templates, (params, stats))
+  config = dataclasses.replace(
+    config,
+    image_mean=tuple(config.image_mean or mean),
+    image_std=tuple(config.image_std or std),
+    original_epochs=epochs
+    if config.original_epochs is None
+    else config.original_epochs,
+  )
+  return params, stats, config
+
+
+def _check_same_shapes(config: Config, templates: Any, trees: Any) -> None:
+  shapes = [
+    {
+      name_of(path): leaf.shape
+      for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    for tree in (_named(*templates), _named(*trees))
+  ]
+  for name in sorted(shapes[0].keys() | shapes[1].keys()):
+    wanted, found = shapes[0].get(name), shapes[1].get(name)
+    if wanted != found:
+      raise ValueError(
+        f"`init_from`: '{config.init_from}' holds another network than "
+        f"{config.model}: leaf '{name}' has shape {found} there, {wanted} "
+        'here. Pass the `model` and the `dataset` that it was trained with.'
+      )
+
+
+def _named(params: Any, stats: Any) -> dict[str, Any]:
+  return {'params': params, 'batch_stats': stats}
