@@ -50,7 +50,7 @@ _EPOCHS = flags.DEFINE_float(
 _DENSE_EPOCHS = flags.DEFINE_float(
   'dense_epochs',
   Config.dense_epochs,
-  'Of dense training before it; 0 prunes at the outset.',
+  'Of dense training before the sparse one; 0 prunes at the outset.',
 )
 _BATCH_SIZE = flags.DEFINE_integer(
   'batch_size', Config.batch_size, 'Images a step, over all devices.'
@@ -130,8 +130,8 @@ _PROCESS_ID = flags.DEFINE_integer(
 _CLUSTER = flags.DEFINE_bool(
   'cluster',
   False,
-  'Read these three from the environment: SLURM, Open MPI, Google Kubernetes '
-  'Engine, Cloud TPU.',
+  'Read --coordinator, --num_processes and --process_id from the environment: '
+  'SLURM, Open MPI, Google Kubernetes Engine, Cloud TPU.',
 )
 _WORKDIR = flags.DEFINE_string(
   'workdir',

@@ -17,11 +17,15 @@ def of_result(result: Mapping[str, Any]) -> Config:
   """Returns the config that is in a result, less what a run adds to it.
 
   Example:
-    >>> of_result({'method': 'ong', 'test_accuracy': 0.9}).method
-    'ong'
+    >>> of_result({'sparsity_asked': 0.9, 'sparsity': 0.8997}).sparsity
+    0.9
   """
   names = {field.name for field in dataclasses.fields(Config)}
-  return essential(Config(**{k: result[k] for k in names & result.keys()}))
+  fields = {name: result[name] for name in names & result.keys()}
+  # What was reached has the name of what was asked for. Older results have
+  # nothing else.
+  fields['sparsity'] = result.get('sparsity_asked', result.get('sparsity'))
+  return essential(Config(**fields))
 
 
 def essential(config: Config) -> Config:

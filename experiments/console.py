@@ -108,7 +108,8 @@ def estimate(config: Config, macs: int, num_images: int) -> str | None:
   rate = 0.5 * 2 * size**3 / min(times)
   seconds = 6 * macs * num_images * epochs / rate + 30
   line = (
-    f'No accelerator: {epochs:g} epochs of {config.model} on {num_images:,} '
+    f'No accelerator: {epochs:g} epoch{"" if epochs == 1 else "s"} of '
+    f'{config.model} on {num_images:,} '
     f'images will take about {duration(seconds)} here.'
   )
   if seconds > 300:

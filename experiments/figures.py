@@ -4,7 +4,7 @@ import base64
 import io
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from experiments.rows import Row, Section
@@ -29,9 +29,9 @@ def of(section: Section) -> list[dict[str, str]]:
     found.append(
       _encoded(
         _accuracy(section),
-        'Test accuracy over the fraction of weights that are removed: mean and '
-        'standard deviation over seeds. The axis is the logarithm of what is '
-        'left.',
+        'Test accuracy over the fraction of weights that are removed: mean, '
+        'and standard deviation where there are several seeds. The axis is the '
+        'logarithm of what is left; points of one sparsity stand side by side.',
       )
     )
   if sparse and any(len(_curve(row)) > 1 for row in section.rows):
@@ -47,10 +47,17 @@ def of(section: Section) -> list[dict[str, str]]:
       _encoded(
         _panels(section, _densities, 'layer', 'weights left, %', log=True),
         'Weights that are left in each layer, from the input to the output: '
-        'mean over seeds.',
+        f'mean over seeds. {_layers(sparse)}',
       )
     )
   return found
+
+
+def _layers(rows: Sequence[Row]) -> str:
+  """Names the first and the last of them."""
+  layers = next(x for row in rows if (x := row.runs[0].result.get('layers')))
+  names = [layer['path'].removesuffix('/kernel') for layer in layers]
+  return f'1 is {names[0]}, {len(names)} is {names[-1]}.'
 
 
 def _is_dense(row: Row) -> bool:
@@ -96,7 +103,7 @@ def _panels(
 ):
   """Draws a panel for each sparsity, in one look and on one scale."""
   from matplotlib.figure import Figure
-  from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+  from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
   looks = _looks(section)
   asked = sorted({r.config.sparsity for r in section.rows if not _is_dense(r)})
@@ -135,6 +142,7 @@ def _panels(
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     if log:
       panel.yaxis.set_major_formatter(StrMethodFormatter('{x:g}'))
+      panel.yaxis.set_minor_formatter(NullFormatter())
   lines = {}
   for panel in panels.flat:
     handles, labels = panel.get_legend_handles_labels()

@@ -35,7 +35,7 @@ def initial(
     templates = shapes['params'], shapes['batch_stats']
     if config.init_from.endswith(pretrained.SUFFIXES):
       params, stats = pretrained.load_torch(config.init_from, *templates)
-      mean, std = pretrained.MEAN, pretrained.STD
+      mean, std = pretrained.load_normalization(config.init_from)
       epochs = _USUAL_EPOCHS
     else:
       params, stats, before = checkpoints.load_final(config.init_from)

@@ -3,7 +3,9 @@
 import contextlib
 import functools
 import io
+import json
 import re
+import zipfile
 from typing import Any
 
 import jax
@@ -20,6 +22,7 @@ SUFFIXES = ('.npz', '.safetensors')  # Of files that are read here.
 # ImageNet's numbers, not CIFAR's own.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
+_NORMALIZATION = 'image_mean_and_std'  # In the metadata.
 
 _OURS_TO_TORCH = {
   'kernel': 'weight',
@@ -75,7 +78,43 @@ def load_torch(path: str, params: Any, batch_stats: Any) -> tuple[Any, Any]:
     ) from error
 
 
-def store_torch(path: str, params: Any, batch_stats: Any) -> None:
+def load_normalization(path: str) -> tuple[list[float], list[float]]:
+  """Reads what the pixels of a network's images are normalized by.
+
+  Args:
+    path: of a file that `load_torch` can read.
+
+  Returns:
+    Mean and standard deviation of pixels / 255, for each color: what
+    `store_torch` was given, or `MEAN` and `STD` if the file does not say.
+
+  Raises:
+    ValueError: it says something else.
+  """
+  if str(path).endswith('.safetensors'):
+    safetensors = optional.load('safetensors', 'export')
+    with safetensors.safe_open(path, 'numpy') as file:
+      text = (file.metadata() or {}).get(_NORMALIZATION)
+  else:
+    with zipfile.ZipFile(path) as file:
+      text = file.comment.decode(errors='replace')
+  if not text:
+    return list(MEAN), list(STD)
+  try:
+    mean, std = json.loads(text)
+    return [float(x) for x in mean], [float(x) for x in std]
+  except (TypeError, ValueError) as error:
+    raise ValueError(
+      f'{str(path)!r} must have mean and std of its input, not {text!r:.99}.'
+    ) from error
+
+
+def store_torch(
+  path: str,
+  params: Any,
+  batch_stats: Any,
+  normalization: tuple[Any, Any] | None = None,
+) -> None:
   """Writes one of `models` as the state dict of a PyTorch module.
 
   What `load_torch` reads, in float32, and `num_batches_tracked` as 0, without
@@ -90,6 +129,8 @@ def store_torch(path: str, params: Any, batch_stats: Any) -> None:
     path: of the file, .npz or .safetensors.
     params: tree of arrays.
     batch_stats: likewise.
+    normalization: mean and std of `load_normalization`. They lie beside the
+      state dict: in the metadata, or in the comment of the .npz.
 
   Raises:
     ValueError: `path` ends otherwise, or a leaf has no name in PyTorch.
@@ -108,14 +149,19 @@ def store_torch(path: str, params: Any, batch_stats: Any) -> None:
     raise ValueError(
       f'`path` must end in one of {", ".join(SUFFIXES)}, got {str(path)!r}.'
     )
-  arrays = _state_dict(params, batch_stats)
+  arrays, text = _state_dict(params, batch_stats), ''
+  if normalization:
+    text = json.dumps([np.asarray(x).tolist() for x in normalization])
   if str(path).endswith('.npz'):
     content = io.BytesIO()
     np.savez(content, **arrays)
+    with zipfile.ZipFile(content, 'a') as file:
+      file.comment = text.encode()
     files.replace(path, content.getvalue())
   else:
     safetensors = optional.load('safetensors.numpy', 'export')
-    files.replace(path, safetensors.save(arrays, {'format': 'pt'}))
+    metadata = {'format': 'pt'} | ({_NORMALIZATION: text} if text else {})
+    files.replace(path, safetensors.save(arrays, metadata))
 
 
 def _state_dict(*trees: Any) -> dict[str, np.ndarray]:
@@ -152,6 +198,11 @@ def _read(path: str) -> dict[str, np.ndarray]:
       f'{advice}'
     ) from error
   for name, array in arrays.items():
+    if name.endswith('.mask'):
+      raise ValueError(
+        f'{str(path)!r} is compressed, by `ong_jax.export`, which is not read '
+        'here. Pass the directory of the run, or export it with --format=torch.'
+      )
     if array.dtype.kind != 'f':
       raise ValueError(
         f'{str(path)!r} must hold floats, but {name!r} is of type '

@@ -9,6 +9,7 @@ RUNS are directories of runs, or of studies. Two files are written to DIR:
 import argparse
 import os
 import pathlib
+import statistics
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -22,8 +23,9 @@ HEAD = (
 )
 CAPTION = (
   'Mean and standard deviation over n seeds. Speed-up in theory: '
-  'multiply-accumulates of the dense network over those of nonzero weights, '
-  'which no run here was sped up by.'
+  'multiply-accumulates of the dense network over those of nonzero weights; '
+  'the runs themselves were no faster for it. Times are those of runs that '
+  'went through at once.'
 )
 
 
@@ -33,7 +35,13 @@ def cells(section: Section, row: Row) -> list[str]:
   if (deviation := row.deviation('test_accuracy')) is not None:
     accuracy += f' ± {100 * deviation:.2f}'
   dense = row.config.method == 'dense'
-  speedup, seconds = row.mean('speedup'), row.mean('seconds')
+  speedup = row.mean('speedup')
+  # Of a run that was resumed, only the last part is known.
+  seconds = [
+    run.result['seconds']
+    for run in row.runs
+    if 'seconds' in run.result and not run.result.get('resumed_at_step')
+  ]
   return [
     section.label(row),
     '–' if dense else f'{100 * row.config.sparsity:g} %',
@@ -41,7 +49,7 @@ def cells(section: Section, row: Row) -> list[str]:
     accuracy,
     str(len(row.runs)),
     f'{speedup:.2f}' if speedup else '–',
-    console.duration(seconds) if seconds is not None else '–',
+    console.duration(statistics.fmean(seconds)) if seconds else '–',
   ]
 
 
@@ -55,9 +63,8 @@ def title(section: Section) -> str:
     'resnet8 on cifar10, 3 epochs'
   """
   budget = dict(section.budget)
-  text = (
-    f'{budget["model"]} on {budget["dataset"]}, {budget["epochs"]:g} epochs'
-  )
+  text = '{model} on {dataset}, {epochs:g} epoch'.format(**budget)
+  text += '' if budget['epochs'] == 1 else 's'
   if budget['init_from']:
     text += f', from {budget["init_from"]}'
   return text

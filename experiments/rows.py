@@ -117,8 +117,8 @@ def read(paths: Iterable[str]) -> tuple[list[Run], list[str]]:
       runs.append(run)
   if not runs:
     raise ValueError(
-      f'There is no finished run in {", ".join(map(str, paths))}. '
-      + ' '.join(problems)
+      f'There is no finished run in {", ".join(map(str, paths))}.'
+      + ''.join(f' {problem}' for problem in problems)
     )
   return runs, problems
 

@@ -171,6 +171,7 @@ def _run(
       setup, segments, params, stats, directory, save_every_s, stop, shown
     )
     result = dataclasses.asdict(setup.config) | {
+      'sparsity_asked': setup.config.sparsity,
       'test_accuracy': outcome.accuracy,
       **metrics.measure(outcome.params, outcome.mask, setup.macs),
       **metrics.connectivity(outcome.params, outcome.mask, setup.connected),

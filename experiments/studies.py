@@ -32,7 +32,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from experiments import commands, run
-from experiments.config import Config
+from experiments.config import Config, check_choice
 
 
 def read(path: str) -> list[Config]:
@@ -107,6 +107,5 @@ def _combinations(fields: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _config(fields: dict[str, Any]) -> Config:
   known = [field.name for field in dataclasses.fields(Config)]
   for field in fields:
-    if field not in known:
-      raise ValueError(f'there is no {field!r}; there are {", ".join(known)}.')
+    check_choice('key', field, known)
   return Config(**fields)

@@ -17,15 +17,20 @@ class Format(NamedTuple):
   # not the format's, an `OSError`, or an `ImportError` for want of a package.
   write: Callable[[str, finished.Network], None]
   speed: str  # What it makes faster, in a sentence.
+  suffixes: tuple[str, ...]
 
 
 def _variables(network: finished.Network) -> dict:
-  return {
+  found = {
     'params': network.params,
     'batch_stats': network.batch_stats,
     'image_mean': network.image_mean,
     'image_std': network.image_std,
   }
+  widths = getattr(network.model, 'widths', None)  # Of what was shrunk.
+  if widths:
+    found['widths'] = {name: np.int32(width) for name, width in widths.items()}
+  return found
 
 
 def _compressed(path: str, network: finished.Network) -> None:
@@ -36,7 +41,10 @@ def _compressed(path: str, network: finished.Network) -> None:
 
 
 def _torch(path: str, network: finished.Network) -> None:
-  pretrained.store_torch(path, network.params, network.batch_stats)
+  normalization = network.image_mean, network.image_std
+  pretrained.store_torch(
+    path, network.params, network.batch_stats, normalization
+  )
 
 
 def _onnx(path: str, network: finished.Network) -> None:
@@ -59,21 +67,25 @@ def _scipy(path: str, network: finished.Network) -> None:
 FORMATS = {
   'safetensors': Format(
     _compressed,
-    'it is smaller to store and to send, and runs no faster: loaded, it is as '
-    'large as before, and zeros are multiplied, too.',
+    'none. It is smaller to store and to send; loaded, its zeros are there, '
+    'and are multiplied.',
+    ('.safetensors',),
   ),
   'torch': Format(
     _torch,
-    'it is dense, and runs no faster: zeros are multiplied, too.',
+    'none. It is stored dense, and its zeros are multiplied.',
+    pretrained.SUFFIXES,
   ),
   'onnx': Format(
     _onnx,
-    'onnxruntime multiplies zeros, too, and is as fast as for a dense network.',
+    'none. onnxruntime multiplies its zeros, too.',
+    ('.onnx',),
   ),
   'scipy': Format(
     _scipy,
     'products with these matrices skip zeros, and were slower than dense ones '
     'up to 99 % sparsity all the same (benchmarks/taking_away.py).',
+    ('.npz',),
   ),
 }
 

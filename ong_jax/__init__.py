@@ -6,14 +6,17 @@ from ong_jax import calibrated as calibrated
 from ong_jax import channels as channels
 from ong_jax import connectivity as connectivity
 from ong_jax import costs as costs
+from ong_jax import export as export
 from ong_jax import layers as layers
 from ong_jax import layerwise as layerwise
 from ong_jax import nmf as nmf
 from ong_jax import patterns as patterns
+from ong_jax import plots as plots
 from ong_jax import saliency as saliency
 from ong_jax import schedules as schedules
 from ong_jax import scores as scores
 from ong_jax import selection as selection
+from ong_jax import showing as showing
 from ong_jax import shrinking as shrinking
 from ong_jax import starts as starts
 from ong_jax import taylor as taylor

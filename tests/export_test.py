@@ -39,7 +39,7 @@ class ExportTest(absltest.TestCase):
     process = self.export('--format=torch')
     self.assertEqual(process.returncode, 0, process.stderr)
     self.assertEqual(process.stderr, '')
-    first, second, third = process.stdout.splitlines()
+    first, second, third, fourth = process.stdout.splitlines()
     stored = self.out.stat().st_size
     self.assertEqual(
       first,
@@ -47,26 +47,34 @@ class ExportTest(absltest.TestCase):
       f'{4 * size:,} of the dense network.',
     )
     self.assertIn('60 channels were taken out (60 of layer3_0)', second)
-    self.assertIn('For the rest: it is dense', third)
+    self.assertIn('Faster by its zeros: none. It is stored dense', third)
+    self.assertRegex(fourth, r'^Its input is .pixel / 255 - .0.*, 0.*/ .0')
     kernel = 'layer3.0.conv1.weight'
     self.assertEqual(np.load(self.out)[kernel].shape, (4, 32, 3, 3))
     process = self.export('--format=torch', '--noshrink')
-    self.assertLen(process.stdout.splitlines(), 2)
+    self.assertLen(process.stdout.splitlines(), 3)
     self.assertEqual(np.load(self.out)[kernel].shape, (64, 32, 3, 3))
 
   def test_errors_are_one_sentence(self):
-    process = self.export()
-    self.assertEqual(process.returncode, 1)
-    self.assertRegex(process.stderr, '^Error: RUN must be the .*\n$')
+    for name, form, sentence in (
+      ('net.safetensors', 'safetensors', 'RUN must be the .*'),
+      (
+        'net.pt',
+        'torch',
+        '`out` must end in .npz or .safetensors for .*',
+      ),
+      ('net.npz', 'onnx', '`out` must end in .onnx for onnx, got .*'),
+    ):
+      self.out = self.run_path / name
+      process = self.export(f'--format={form}')
+      self.assertEqual(process.returncode, 1)
+      self.assertRegex(process.stderr, f'^Error: {sentence}\n$')
     self.store({})
-    self.out = self.out.with_suffix('.pt')
-    process = self.export('--format=torch')
-    self.assertEqual(process.returncode, 1)
-    self.assertRegex(process.stderr, '^Error: `path` must end in .*\n$')
-    self.out = self.run_path / 'missing' / 'net'
+    self.out = self.run_path / 'missing' / 'net.safetensors'
     process = self.export()
     self.assertEqual(process.returncode, 1)
-    self.assertRegex(process.stderr, '^Error: .*No such file .*missing.*\n$')
+    sentence = r"^Error: '.*missing/net.safetensors' cannot be written .No such"
+    self.assertRegex(process.stderr, sentence)
 
 
 if __name__ == '__main__':

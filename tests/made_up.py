@@ -11,15 +11,17 @@ from experiments.config import Config
 _LAYERS = {'conv1/kernel': (3, 3, 3, 16), 'fc/kernel': (64, 10)}
 
 
-def finish(out, accuracy, *, lines=2, **fields):
+def finish(out, accuracy, *, lines=2, reached=None, **fields):
   """Writes what a run of a config leaves: its directory is returned."""
   fields = {'model': 'resnet8', 'dataset': 'synthetic', 'epochs': 2.0} | fields
   config = Config(**fields)
   path = pathlib.Path(out, studies.name(config))
   path.mkdir(parents=True)
   sparsity = 0.0 if config.method == 'dense' else config.sparsity
+  sparsity = sparsity if reached is None else reached
   prunable = sum(map(math.prod, _LAYERS.values()))
   result = dataclasses.asdict(config) | {
+    'sparsity_asked': config.sparsity,
     'test_accuracy': accuracy,
     'sparsity': sparsity,
     'kept': prunable - round(sparsity * prunable),

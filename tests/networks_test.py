@@ -28,9 +28,13 @@ class InitialTest(parameterized.TestCase):
     path = f'{self.path}/net{suffix}'
     pretrained.store_torch(path, **variables)
     params, stats, config = self.initial(init_from=path)
+    given = (0.1, 0.2, 0.3), (1.0, 2.0, 3.0)
+    pretrained.store_torch(path, **variables, normalization=given)
+    *_, said = self.initial(init_from=path)
+    self.assertEqual((said.image_mean, said.image_std), given)
     chex.assert_trees_all_equal(params, variables['params'])
     chex.assert_trees_all_equal(stats, variables['batch_stats'])
-    self.assertEqual(config.image_mean, pretrained.MEAN)
+    self.assertEqual(tuple(config.image_mean), pretrained.MEAN)
     self.assertEqual(config.original_epochs, 200)
 
   def test_what_is_drawn_follows_from_the_seed(self):

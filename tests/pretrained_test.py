@@ -13,6 +13,7 @@ from absl.testing import parameterized
 from flax import traverse_util
 
 from experiments import models, pretrained
+from ong_jax.export import compressed
 
 PLAIN = models.create('resnet8', 10)
 PROJECTING = models.ResNet(
@@ -301,3 +302,37 @@ class LoadTorchTest(parameterized.TestCase):
       file.writestr('net/data.pkl', 'weights')
     with self.assertRaisesRegex(ValueError, "'net/data.pkl' is of type"):
       pretrained.load_torch(str(self.path), **shapes(PLAIN))
+
+
+class NormalizationTest(parameterized.TestCase):
+  @parameterized.parameters('.npz', '.safetensors')
+  def test_goes_along_and_is_no_part_of_the_state_dict(self, suffix):
+    path = f'{self.create_tempdir().full_path}/net{suffix}'
+    params = {'linear': {'kernel': np.ones((2, 3), np.float32)}}
+    given = np.float32([0.1, 0.2, 0.3]), np.float32([1, 2, 3])
+    pretrained.store_torch(path, params, {}, given)
+    found = pretrained.load_normalization(path)
+    np.testing.assert_array_equal(np.float32(found), given)
+    self.assertLen(pretrained._members(path, suffix), 1)
+    chex.assert_trees_all_equal(
+      pretrained.load_torch(path, params, {})[0], params
+    )
+    pretrained.store_torch(path, params, {})
+    found = pretrained.load_normalization(path)
+    self.assertEqual(found, ([*pretrained.MEAN], [*pretrained.STD]))
+
+  def test_what_is_none_is_refused(self):
+    path = f'{self.create_tempdir().full_path}/net.npz'
+    pretrained.store_torch(path, {'linear': {'bias': np.ones(2)}}, {})
+    with zipfile.ZipFile(path, 'a') as file:
+      file.comment = b'hello'
+    with self.assertRaisesRegex(ValueError, "mean and std .*, not 'hello'"):
+      pretrained.load_normalization(path)
+
+  def test_a_compressed_file_is_named(self):
+    path = f'{self.create_tempdir().full_path}/net.safetensors'
+    kernel = np.ones((2, 3), np.float32)
+    params = {'linear': {'kernel': kernel}}
+    compressed.save(path, params, jax.tree.map(lambda x: x > 0, params))
+    with self.assertRaisesRegex(ValueError, 'is compressed, .*--format=torch'):
+      pretrained.load_torch(path, params, {})

@@ -29,7 +29,7 @@ class ReadmeTest(absltest.TestCase):
     (plan,) = re.findall(r'```toml\n(.*?)```', _README.read_text(), re.DOTALL)
     path = pathlib.Path(self.create_tempdir().full_path, 'plan.toml')
     path.write_text(plan)
-    self.assertLen(studies.read(str(path)), 21)
+    self.assertLen(studies.read(str(path)), 27)
 
   def test_layout_names_files_that_are_there(self):
     layout = _README.read_text().split('## Layout')[1].split('##')[0]

@@ -3,7 +3,7 @@ import pathlib
 import made_up
 from absl.testing import absltest
 
-from experiments import rows
+from experiments import commands, rows
 
 
 class RowsTest(absltest.TestCase):
@@ -23,6 +23,14 @@ class RowsTest(absltest.TestCase):
     self.assertAlmostEqual(row.mean('test_accuracy'), 0.6)
     self.assertAlmostEqual(row.deviation('test_accuracy'), 0.1)
     self.assertIsNone(row.mean('no such thing'))
+
+  def test_what_was_asked_for_is_repeated_not_what_was_reached(self):
+    for seed, reached in enumerate((0.61, 0.65)):
+      finish = {'seed': seed, 'reached': reached, 'sparsity': 0.6}
+      made_up.finish(self.out, 0.5, method='iee-channels', **finish)
+    (row,) = self.sections()[0].rows
+    self.assertAlmostEqual(row.sparsity, 0.63)
+    self.assertIn('--sparsity=0.6 ', commands.command(row.config))
 
   def test_of_one_seed_there_is_no_deviation(self):
     made_up.finish(self.out, 0.5)

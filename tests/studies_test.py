@@ -73,7 +73,7 @@ class StudiesTest(parameterized.TestCase):
   @parameterized.parameters(
     ('[row]\nseed = 1', r'write \[\[row\]\], in double brackets'),
     ('seed = ', 'cannot be read'),
-    ('sede = 1', "row 1: there is no 'sede'; there are method, "),
+    ('sede = 1', "row 1: `key` must be one of .*The nearest is 'seed'"),
     (PLAN, 'row 2: `dense` has no options'),
     ("method = 'ong'\n[[row]]\n[[row]]\nsparsity = 2", 'row 2: `sparsity` mu'),
     ('sparsity = 0.9\n[[row]]\n[[row]]', 'has a run twice: python -m exper'),

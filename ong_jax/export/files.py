@@ -27,7 +27,9 @@ def replace(path: str | os.PathLike, content: bytes) -> None:
       file.flush()
       os.fsync(file.fileno())
     os.replace(new, path)
-  except OSError:
+  except OSError as error:
     if os.path.isfile(new):
       os.remove(new)
-    raise
+    raise type(error)(
+      f"'{os.fspath(path)}' cannot be written ({error.strerror})."
+    ) from error

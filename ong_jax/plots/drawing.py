@@ -164,7 +164,14 @@ def label_ends(ax: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:
       va='center',
       fontsize=_FONT_SIZE,
       annotation_clip=False,
-      arrowprops={'arrowstyle': '-', 'color': color, 'lw': 0.8, 'shrinkB': 4},
+      # Dotted, that none is taken for the line that it names.
+      arrowprops={
+        'arrowstyle': '-',
+        'color': color,
+        'linewidth': 0.8,
+        'linestyle': ':',
+        'shrinkB': 4,
+      },
     )
 
 
