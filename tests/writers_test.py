@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import onnxruntime
 from absl.testing import absltest, parameterized
+from flax.core import FrozenDict
 
 import ong_jax
 from experiments import finished, models, pretrained, timing, writers
@@ -86,6 +87,25 @@ class WritersTest(parameterized.TestCase):
     variables = {'params': net.params, 'batch_stats': net.batch_stats}
     expected = logits(MODEL, variables, np.float32(x))
     np.testing.assert_allclose(found, expected, atol=1e-4 * expected.max())
+
+  def test_a_narrower_network_says_how_wide_it_is(self):
+    net = finished_runs.network('resnet8', {'layer3_0': 60})
+    small, _ = finished.shrink(net)
+    path = self.write('safetensors', '.safetensors', small)
+    found, _ = compressed.load(path)
+    widths = {name: int(width) for name, width in found['widths'].items()}
+    self.assertEqual(widths['layer3_0'], 4)
+    model = MODEL.clone(widths=FrozenDict(widths))
+    x = np.ones((2, 32, 32, 3), np.float32)
+    variables = {name: found[name] for name in ('params', 'batch_stats')}
+    np.testing.assert_array_equal(
+      logits(model, variables, x),
+      logits(
+        small.model,
+        {'params': small.params, 'batch_stats': small.batch_stats},
+        x,
+      ),
+    )
 
   def test_a_network_without_a_branch(self):
     net = finished_runs.network('resnet8', {'layer2_0': 32, 'layer3_0': 60})
