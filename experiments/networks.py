@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments import checkpoints, data, pretrained
+from experiments import checkpoints, data, pretrained, tensor_files
 from experiments.config import Config
 from ong_jax.selection import name_of
 
@@ -33,7 +33,7 @@ def initial(
   else:
     shapes = jax.eval_shape(init, key, images)
     templates = shapes['params'], shapes['batch_stats']
-    if config.init_from.endswith(pretrained.SUFFIXES):
+    if config.init_from.endswith(tensor_files.SUFFIXES):
       params, stats = pretrained.load_torch(config.init_from, *templates)
       mean, std = pretrained.load_normalization(config.init_from)
       epochs = _USUAL_EPOCHS

@@ -15,6 +15,7 @@ from experiments import (
   models,
   options,
   pretrained,
+  tensor_files,
   timing,
 )
 from experiments.config import Config
@@ -43,7 +44,7 @@ def check(config: Config) -> None:
   )
   shapes = timing.shapes(model)
   num_kept(select(shapes['params']), config.sparsity)
-  if config.init_from and config.init_from.endswith(pretrained.SUFFIXES):
+  if config.init_from and config.init_from.endswith(tensor_files.SUFFIXES):
     pretrained.load_torch(
       config.init_from, shapes['params'], shapes['batch_stats']
     )

@@ -2,27 +2,21 @@
 
 import contextlib
 import functools
-import io
 import json
 import re
-import zipfile
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import models
-from ong_jax import optional
-from ong_jax.export import files
+from experiments import models, tensor_files
 from ong_jax.selection import name_of
 
-SUFFIXES = ('.npz', '.safetensors')  # Of files that are read here.
 # The input of the public CIFAR networks is (pixel / 255 - MEAN) / STD, with
 # ImageNet's numbers, not CIFAR's own.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-_NORMALIZATION = 'image_mean_and_std'  # In the metadata.
 
 _OURS_TO_TORCH = {
   'kernel': 'weight',
@@ -91,13 +85,7 @@ def load_normalization(path: str) -> tuple[list[float], list[float]]:
   Raises:
     ValueError: it says something else.
   """
-  if str(path).endswith('.safetensors'):
-    safetensors = optional.load('safetensors', 'export')
-    with safetensors.safe_open(path, 'numpy') as file:
-      text = (file.metadata() or {}).get(_NORMALIZATION)
-  else:
-    with zipfile.ZipFile(path) as file:
-      text = file.comment.decode(errors='replace')
+  text = tensor_files.read_note(path)
   if not text:
     return list(MEAN), list(STD)
   try:
@@ -145,23 +133,11 @@ def store_torch(
     ...   {k: x.shape for k, x in np.load(f'{folder}/net.npz').items()}
     {'linear.weight': (3, 2)}
   """
-  if not str(path).endswith(SUFFIXES):
-    raise ValueError(
-      f'`path` must end in one of {", ".join(SUFFIXES)}, got {str(path)!r}.'
-    )
+  tensor_files.check_suffix(path)
   arrays, text = _state_dict(params, batch_stats), ''
   if normalization:
     text = json.dumps([np.asarray(x).tolist() for x in normalization])
-  if str(path).endswith('.npz'):
-    content = io.BytesIO()
-    np.savez(content, **arrays)
-    with zipfile.ZipFile(content, 'a') as file:
-      file.comment = text.encode()
-    files.replace(path, content.getvalue())
-  else:
-    safetensors = optional.load('safetensors.numpy', 'export')
-    metadata = {'format': 'pt'} | ({_NORMALIZATION: text} if text else {})
-    files.replace(path, safetensors.save(arrays, metadata))
+  tensor_files.write(path, arrays, text)
 
 
 def _state_dict(*trees: Any) -> dict[str, np.ndarray]:
@@ -184,18 +160,20 @@ def _state_dict(*trees: Any) -> dict[str, np.ndarray]:
 
 def _read(path: str) -> dict[str, np.ndarray]:
   advice = 'Save a PyTorch module as the docstring of `load_torch` shows.'
-  kind = SUFFIXES[str(path).endswith('.safetensors')]
   try:
-    arrays = _members(path, kind)
+    arrays = {
+      name: array
+      for name, array in tensor_files.read(path).items()
+      if not name.endswith(_COUNTER)
+    }
   except FileNotFoundError as error:
     raise ValueError(f'{str(path)!r} is not there.') from error
   except ImportError:
     raise
   except Exception as error:  # Damage shows in six types, zlib's among them.
-    article = 'an' if kind == '.npz' else 'a'
+    kind = 'a .safetensors' if str(path).endswith('.safetensors') else 'an .npz'
     raise ValueError(
-      f'{str(path)!r} cannot be read as {article} {kind} file ({error}). '
-      f'{advice}'
+      f'{str(path)!r} cannot be read as {kind} file ({error}). {advice}'
     ) from error
   for name, array in arrays.items():
     if name.endswith('.mask'):
@@ -214,20 +192,6 @@ def _read(path: str) -> dict[str, np.ndarray]:
         f'{array.shape} has {np.sum(~np.isfinite(array))} that are not.'
       )
   return arrays
-
-
-def _members(path: str, kind: str) -> dict[str, np.ndarray]:
-  """Reads all arrays of a file but BatchNorm's counters."""
-  if kind == '.safetensors':
-    members = optional.load('safetensors.numpy', 'export').load_file(path)
-    return {k: x for k, x in members.items() if not k.endswith(_COUNTER)}
-  # Not `np.load`, which takes whatever is no zip file for a pickle.
-  with open(path, 'rb') as file, np.lib.npyio.NpzFile(file) as members:
-    return {
-      name: np.asarray(members[name])  # Bytes in another kind of zip file.
-      for name in members
-      if not name.endswith(_COUNTER)
-    }
 
 
 def _fill(arrays: dict[str, np.ndarray], *trees: Any) -> tuple[Any, ...]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from experiments import finished, inputs, pretrained
+from experiments import finished, inputs, pretrained, tensor_files
 from ong_jax.export import compressed, onnx_graph, sparse
 
 
@@ -74,7 +74,7 @@ FORMATS = {
   'torch': Format(
     _torch,
     'none. It is stored dense, and its zeros are multiplied.',
-    pretrained.SUFFIXES,
+    tensor_files.SUFFIXES,
   ),
   'onnx': Format(
     _onnx,

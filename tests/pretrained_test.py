@@ -12,7 +12,7 @@ import safetensors.numpy
 from absl.testing import parameterized
 from flax import traverse_util
 
-from experiments import models, pretrained
+from experiments import models, pretrained, tensor_files
 from ong_jax.export import compressed
 
 PLAIN = models.create('resnet8', 10)
@@ -313,7 +313,7 @@ class NormalizationTest(parameterized.TestCase):
     pretrained.store_torch(path, params, {}, given)
     found = pretrained.load_normalization(path)
     np.testing.assert_array_equal(np.float32(found), given)
-    self.assertLen(pretrained._members(path, suffix), 1)
+    self.assertLen(tensor_files.read(path), 1)
     chex.assert_trees_all_equal(
       pretrained.load_torch(path, params, {})[0], params
     )
