@@ -167,8 +167,8 @@ def connectivity(
 def make_connected(model: nn.Module) -> Callable[[Any], Any]:
   """Makes `params -> mask` of all kernels, one program for the whole run.
 
-  It runs in no time and is compiled without optimizations, which for a
-  ResNet-110 on a CPU takes 15 seconds, not 37.
+  It runs once an epoch: compiled without optimizations, which would take longer
+  than all its calls.
   """
   outputs = functools.partial(calibration.linear_outputs, model)
   return jax.jit(

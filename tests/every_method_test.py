@@ -47,7 +47,7 @@ def _prunes_only(name):
 _FEW = ('dense', 'ong', 'imp', 'lth')
 _STEPS = [n for n in METHODS if n in _FEW or not _prunes_only(n)]
 # Of a kind each: a mask that is static, moves, is learned, is drawn; channels.
-_KINDS = ('ong', 'gmp', 'rigl', 'str', 'cs', 'probmask', 'iee-channels', 'lth')
+_KINDS = ('ong', 'rigl', 'cs', 'probmask', 'iee-channels')
 
 
 def _not_in(names):

@@ -21,6 +21,7 @@ _REPLACE = {
   '2_your_own_chain': {},
   '3_your_own_method': _LITTLE | {'EPOCHS = 5': 'EPOCHS = 3'},
   '4_compare_methods': {
+    "METHODS = ('magnitude', 'random')": "METHODS = ('magnitude',)",
     'SPARSITIES = (0.9, 0.98)': 'SPARSITIES = (0.9,)',
     'SEEDS = range(3)': 'SEEDS = range(2)',
     'EPOCHS = 3': 'EPOCHS = 1',
