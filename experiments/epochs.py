@@ -10,6 +10,18 @@ from experiments.plan import Segment
 from experiments.session import Session, write
 
 
+def num_counted(setup: Setup, state: train.TrainState, num_steps: int) -> int:
+  """Returns how many steps of an epoch its sums are over."""
+  skips = setup.config.nonfinite == 'skip'
+  return num_steps - (int(state.nonfinite) if skips else 0)
+
+
+def mean_loss(setup: Setup, state: train.TrainState, num_steps: int) -> float:
+  """Returns the mean over these steps; NaN if there is none."""
+  counted = num_counted(setup, state, num_steps)
+  return float(state.loss) / counted if counted else math.nan
+
+
 def report_epoch(
   setup: Setup,
   session: Session,
@@ -32,14 +44,14 @@ def report_epoch(
     if steps < num_steps:
       seconds, steps = seconds + timing.seconds, steps + timing.steps
   nonfinite = int(state.nonfinite)
-  skipped = nonfinite if setup.config.nonfinite == 'skip' else 0
-  counted = max(num_steps - skipped, 1)
-  loss = float(state.loss) / counted if skipped < num_steps else math.nan
+  counted = num_counted(setup, state, num_steps)
+  loss = mean_loss(setup, state, num_steps)
+  images = max(counted, 1) * setup.config.batch_size
   line = {
     'step': int(state.step),
     'epoch': int(state.step) / setup.steps_per_epoch,
     'train_loss': loss if math.isfinite(loss) else None,
-    'train_accuracy': int(state.correct) / counted / setup.config.batch_size,
+    'train_accuracy': int(state.correct) / images,
     'nonfinite_steps': nonfinite,
     'test_accuracy': setup.evaluate(params, state.stats, setup.test_data),
     **metrics.describe(gathered, mask, setup.macs),
@@ -55,6 +67,6 @@ def report_epoch(
     f'{line["train_accuracy"]:.2%}, test {line["test_accuracy"]:.2%}, '
     f'sparsity {line["sparsity"]:.2%}, {seconds:.1f} s'
     + (f', {nonfinite} steps not finite' if nonfinite else '')
-    + (', skipped' if skipped else '')
+    + (', skipped' if counted < num_steps else '')
   )
   return state.replace(telemetry=used)

@@ -17,7 +17,7 @@ from experiments import (
 )
 from experiments.directory import RunDirectory
 from experiments.draws import end_segment
-from experiments.epochs import report_epoch
+from experiments.epochs import mean_loss, report_epoch
 from experiments.handover import Network, Setup
 from experiments.plan import Segment
 from experiments.session import (
@@ -231,7 +231,7 @@ def _train(
       params, _ = method.finish(state.trainable, state.opt_state)
       state = state.replace(kept=jax.tree.map(jnp.copy, (params, state.stats)))
     summed = step - max(start, epoch_end - setup.steps_per_epoch)
-    session.show(step, f'loss {float(state.loss) / summed:.3f}')
+    session.show(step, f'loss {mean_loss(setup, state, summed):.3f}')
     if step in (epoch_end, end):
       state = report_epoch(setup, session, segment, state, summed)
     due = is_due(session, time.monotonic() - saved_at)
