@@ -100,10 +100,9 @@ def _panels(
   y_label: str,
   *,
   log: bool = False,
-):
+) -> Any:
   """Draws a panel for each sparsity, in one look and on one scale."""
   from matplotlib.figure import Figure
-  from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
   looks = _looks(section)
   asked = sorted({r.config.sparsity for r in section.rows if not _is_dense(r)})
@@ -132,17 +131,32 @@ def _panels(
     bare(panel)
     if log:
       panel.set_yscale('log')
+  _label(panels, len(asked), x_label, y_label, log=log)
+  _name(figure, panels)
+  return figure
+
+
+def _label(
+  panels: Any, num_used: int, x_label: str, y_label: str, *, log: bool
+) -> None:
+  """Labels the axes at the rim of a grid, and hides what is not used."""
+  from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
+
   for i, panel in enumerate(panels.flat):
-    panel.set_visible(i < len(asked))
-    if i % columns == 0:
+    panel.set_visible(i < num_used)
+    if i % panels.shape[1] == 0:
       panel.set_ylabel(y_label, fontsize=9)
-    if i + columns >= len(asked):  # Nothing is below it.
+    if i + panels.shape[1] >= num_used:  # Nothing is below it.
       panel.set_xlabel(x_label, fontsize=9)
       panel.tick_params(labelbottom=True)
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     if log:
       panel.yaxis.set_major_formatter(StrMethodFormatter('{x:g}'))
       panel.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _name(figure: Any, panels: Any) -> None:
+  """Puts one legend for all panels below them."""
   lines = {}
   for panel in panels.flat:
     handles, labels = panel.get_legend_handles_labels()
@@ -155,7 +169,6 @@ def _panels(
     fontsize=8,
     frameon=False,
   )
-  return figure
 
 
 def _curve(row: Row) -> list[tuple[float, float]]:
