@@ -32,6 +32,17 @@ _DATASET = flags.DEFINE_string(
   'cifar10 or cifar100, downloaded where they are not there yet; or '
   'cifar10_mini, a tenth of CIFAR-10 that is here.',
 )
+_TRAIN_IMAGES = flags.DEFINE_integer(
+  'train_images',
+  Config.train_images,
+  'To train on: the first of every class, as many of each; 0 takes all.',
+)
+_VALIDATION_IMAGES = flags.DEFINE_integer(
+  'validation_images',
+  Config.validation_images,
+  'To choose by: the last of every class are not trained on, and all that is '
+  'said of the test set is of them. 0 takes the test set itself.',
+)
 _DATA_DIR = flags.DEFINE_string(
   'data_dir',
   None,
@@ -105,6 +116,11 @@ _NONFINITE = flags.DEFINE_string(
   Config.nonfinite,
   'What becomes of a step whose loss or gradients are not finite: report '
   'counts it; skip also takes it as one without gradients.',
+)
+_EVALUATE_EVERY = flags.DEFINE_integer(
+  'evaluate_every',
+  Config.evaluate_every,
+  'Epochs between two evaluations; 0 is only where a part of the run ends.',
 )
 _SEED = flags.DEFINE_integer(
   'seed', Config.seed, 'Of weights and batches. The factorization has its own.'
@@ -197,6 +213,8 @@ def _run() -> None:
     sparsity=_SPARSITY.value,
     model=_MODEL.value,
     dataset=_DATASET.value,
+    train_images=_TRAIN_IMAGES.value,
+    validation_images=_VALIDATION_IMAGES.value,
     epochs=_EPOCHS.value,
     dense_epochs=_DENSE_EPOCHS.value,
     batch_size=_BATCH_SIZE.value,
@@ -213,6 +231,7 @@ def _run() -> None:
     original_epochs=_ORIGINAL_EPOCHS.value,
     dtype=_DTYPE.value,
     nonfinite=_NONFINITE.value,
+    evaluate_every=_EVALUATE_EVERY.value,
     seed=_SEED.value,
     model_parallel=_MODEL_PARALLEL.value,
   )

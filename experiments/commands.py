@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from experiments import data, options
+from experiments import options, subsets
 from experiments.config import Config
 from experiments.methods import METHODS
 from experiments.plan import Run
@@ -35,10 +35,9 @@ def essential(config: Config) -> Config:
     >>> essential(Config(method='imp', options={'phases': 3})).options
     {}
   """
-  num_images, _ = data.SIZES[config.dataset]
   recipe = METHODS[config.method].recipe
   defaults = options.complete(
-    recipe, {}, Run(config, num_images // config.batch_size)
+    recipe, {}, Run(config, subsets.num_train(config) // config.batch_size)
   )
   given = {k: v for k, v in config.options.items() if v != defaults.get(k)}
   found = dict.fromkeys(_FOUND)

@@ -16,6 +16,10 @@ class Config:
   sparsity: float = 0.95  # Fraction of the prunable weights, in [0, 1).
   model: str = 'resnet56'
   dataset: str = 'cifar10'
+  train_images: int = 0  # The first of every class, as many of each; 0: all.
+  # Of every class the last, which are not trained on. What is said of the test
+  # set is then of them; 0: the test set itself.
+  validation_images: int = 0
   # Of the method, as its recipe names them. Those not given have defaults.
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   epochs: float = 200  # Of sparse training; 0 only prunes and evaluates.
@@ -41,13 +45,18 @@ class Config:
   # Of a step whose loss or gradients are not: 'report' counts it, 'skip' also
   # takes it as one without gradients.
   nonfinite: str = 'report'
+  # Epochs between two evaluations; 0: only where a part of the run ends.
+  evaluate_every: int = 1
   seed: int = 0  # Of weights and batches; the factorization has its own key.
   model_parallel: int = 1  # Devices that share each kernel.
 
 
 SCHEDULES = ('linear', 'cosine')
 DTYPES = ('float32', 'bfloat16')
-_INTEGERS = ('batch_size', 'bn_images', 'model_parallel', 'seed')
+_INTEGERS = (
+  *('batch_size', 'bn_images', 'evaluate_every', 'model_parallel', 'seed'),
+  *('train_images', 'validation_images'),
+)
 NONFINITE = ('report', 'skip')
 
 
@@ -84,6 +93,9 @@ The nearest is 'magnitude'.
     ('original_epochs', 0, math.inf),
     ('batch_size', 1, 2**31),
     ('bn_images', 0, 2**31),
+    ('train_images', 0, 2**31),
+    ('validation_images', 0, 2**31),
+    ('evaluate_every', 0, 2**31),
     ('model_parallel', 1, 2**31),
     ('seed', 0, 2**32),
   ):

@@ -1,6 +1,7 @@
 """What is said and written of an epoch."""
 
 import math
+from typing import Any
 
 import jax
 
@@ -28,8 +29,18 @@ def report_epoch(
   segment: Segment,
   state: train.TrainState,
   num_steps: int,
+  *,
+  last: bool,
 ) -> train.TrainState:
-  """Evaluates, and writes the line of an epoch or of what there is of it.
+  """Writes the line of an epoch or of what there is of it; evaluates if due.
+
+  Args:
+    setup: of the run.
+    session: that writes.
+    segment: that trains.
+    state: at the end of the epoch.
+    num_steps: that it has had.
+    last: whether the segment ends here.
 
   Returns:
     The state, with the network that the next line compares with.
@@ -53,20 +64,34 @@ def report_epoch(
     'train_loss': loss if math.isfinite(loss) else None,
     'train_accuracy': int(state.correct) / images,
     'nonfinite_steps': nonfinite,
-    'test_accuracy': setup.evaluate(params, state.stats, setup.test_data),
+    **_accuracy(setup, params, state, last=last),
     **metrics.describe(gathered, mask, setup.macs),
     **metrics.connectivity(gathered, mask, setup.connected),
     **shares,
     **telemetry.flops(used, setup.macs, setup.config.batch_size),
     'seconds': seconds,
   }
-  session.accuracies[int(state.step)] = line['test_accuracy']
+  tested = ''
+  if 'test_accuracy' in line:
+    session.accuracies[int(state.step)] = line['test_accuracy']
+    tested = f'test {line["test_accuracy"]:.2%}, '
   write(session, line)
   console.log(
     f'epoch {line["epoch"]:.4g}: loss {loss:.4f}, train '
-    f'{line["train_accuracy"]:.2%}, test {line["test_accuracy"]:.2%}, '
+    f'{line["train_accuracy"]:.2%}, {tested}'
     f'sparsity {line["sparsity"]:.2%}, {seconds:.1f} s'
     + (f', {nonfinite} steps not finite' if nonfinite else '')
     + (', skipped' if counted < num_steps else '')
   )
   return state.replace(telemetry=used)
+
+
+def _accuracy(
+  setup: Setup, params: Any, state: train.TrainState, *, last: bool
+) -> dict[str, float]:
+  """Evaluates where a segment ends, and every so many epochs."""
+  every = setup.config.evaluate_every * setup.steps_per_epoch
+  if not last and (every == 0 or int(state.step) % every):
+    return {}
+  accuracy = setup.evaluate(params, state.stats, setup.test_data)
+  return {'test_accuracy': accuracy}

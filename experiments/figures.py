@@ -177,7 +177,7 @@ def _curve(row: Row) -> list[tuple[float, float]]:
     {
       line['epoch']: line['test_accuracy']
       for line in run.lines
-      if 'epoch' in line
+      if 'epoch' in line and 'test_accuracy' in line
     }
     for run in row.runs
   ]

@@ -1,7 +1,7 @@
 """The network that a run begins with."""
 
 import dataclasses
-import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -23,16 +23,12 @@ def initial(
   Returns:
     params, batch statistics, config.
   """
-  images = jnp.zeros((1, *dataset.train_images.shape[1:]))
-  init = functools.partial(model.init, train=False)
   key = jax.random.key(config.seed)
   mean, std, epochs = dataset.mean, dataset.std, config.dense_epochs
   if config.init_from is None:
-    variables = jax.jit(init)(key, images)
-    params, stats = variables['params'], variables['batch_stats']
+    params, stats = make_draw(model)(key)
   else:
-    shapes = jax.eval_shape(init, key, images)
-    templates = shapes['params'], shapes['batch_stats']
+    templates = jax.eval_shape(make_draw(model), key)
     if config.init_from.endswith(tensor_files.SUFFIXES):
       params, stats = pretrained.load_torch(config.init_from, *templates)
       mean, std = pretrained.load_normalization(config.init_from)
@@ -51,6 +47,27 @@ def initial(
     else config.original_epochs,
   )
   return params, stats, config
+
+
+def make_draw(
+  model: nn.Module,
+) -> Callable[[jax.Array], tuple[Any, Any]]:
+  """Makes `key -> (params, batch statistics)`, by the initializer.
+
+  Example:
+    >>> from experiments import models
+    >>> draw = make_draw(models.create('resnet8', num_classes=10))
+    >>> params, stats = draw(jax.random.key(0))
+    >>> params['linear']['kernel'].shape
+    (64, 10)
+  """
+
+  @jax.jit
+  def draw(key):
+    variables = model.init(key, jnp.zeros((1, 32, 32, 3)), train=False)
+    return variables['params'], variables['batch_stats']
+
+  return draw
 
 
 def _check_same_shapes(config: Config, templates: Any, trees: Any) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+
 import ong_jax
 from experiments.calibration import Calibration
 from experiments.config import Config, check_choice
@@ -16,6 +18,9 @@ ALLOCATIONS = {
 }
 
 
+Prune = Callable[[Params, Mask | None], tuple[Params, Mask]]
+
+
 class Segment(NamedTuple):
   """A part of a run: so many steps of one method, with a fresh optimizer.
 
@@ -27,7 +32,7 @@ class Segment(NamedTuple):
   rate: Rate
   # (params, mask) -> those at the beginning, else they are the last ones. The
   # params are not masked yet, and may be others than were given.
-  prune: Callable[[Params, Mask | None], tuple[Params, Mask]] | None = None
+  prune: Prune | None = None
   keep_at: int | None = None  # The step whose weights are kept for rewinding.
   rewind: bool = False  # Whether to begin with those.
   # Whether what trains is not what is deployed: if a run ends so, BatchNorm is
@@ -48,6 +53,8 @@ class Run(NamedTuple):
   calibration: Calibration | None = None  # Data to look at before training.
   names: Any = None  # Of the groups of channels: see `ong_jax.channels`.
   costs: Callable[[str], Costs] | None = None  # By 'weights', 'macs', ...
+  # Key -> (params, statistics), as at first.
+  draw: Callable[[jax.Array], tuple[Params, Any]] | None = None
 
   @property
   def steps(self) -> int:
@@ -82,9 +89,7 @@ def an_epoch(run: Run) -> int:
   return max(1, min(run.steps_per_epoch, run.steps // 8))
 
 
-def by(
-  pruner: Pruner,
-) -> Callable[[Params, Mask | None], tuple[Params, Mask]]:
+def by(pruner: Pruner) -> Prune:
   """Prunes all of the weights by one pruner, whatever was pruned before."""
   return lambda params, mask: (params, pruner(params))
 
@@ -103,22 +108,6 @@ def dense_segment(run: Run, num_steps: int) -> Segment:
 def after_dense(run: Run) -> list[Segment]:
   """Returns the dense training that comes before, if there is any."""
   return [dense_segment(run, run.dense_steps)] if run.dense_steps else []
-
-
-def once(run: Run, pruner: Pruner, retraining: str) -> list[Segment]:
-  """Prunes, then trains under one mask; retrains, if there was training."""
-  choose('retraining', retraining, RETRAINING)  # Refused even if not needed.
-  rate = training(run.config, run.steps)
-  if run.trained:
-    rate = retraining_rate(run, retraining, run.steps, run.original_steps)
-  return after_dense(run) + [
-    Segment(
-      run.steps,
-      ong_jax.static,
-      rate,
-      prune=by(pruner),
-    )
-  ]
 
 
 def throughout(

@@ -15,6 +15,7 @@ from experiments import (
   models,
   options,
   pretrained,
+  subsets,
   tensor_files,
   timing,
 )
@@ -34,7 +35,9 @@ def check(config: Config) -> None:
   Raises:
     ValueError: batches, the sparsity or an option's value do not fit.
   """
-  num_images, num_classes = data.SIZES[config.dataset]
+  subsets.check(config)
+  num_images = subsets.num_train(config)
+  _, num_classes = data.SIZES[config.dataset]
   check_batch(config, num_images)
   model = models.create(
     config.model,

@@ -73,7 +73,8 @@ class Section(NamedTuple):
 
 _NOT_IN_LABELS = (
   *('method', 'options', 'sparsity', 'seed', 'dataset', 'model'),
-  *('batch_size', 'epochs', 'init_from'),
+  *('batch_size', 'epochs', 'init_from', 'evaluate_every'),
+  *('train_images', 'validation_images'),
 )
 
 
@@ -182,6 +183,8 @@ def budget(config: Config) -> Budget:
   return (
     ('model', config.model),
     ('dataset', config.dataset),
+    ('train_images', config.train_images),
+    ('validation_images', config.validation_images),
     ('epochs', config.epochs + config.dense_epochs),
     ('batch_size', config.batch_size),
     ('init_from', config.init_from),

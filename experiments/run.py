@@ -29,6 +29,7 @@ from experiments import (
   preflight,
   sharding,
   signals,
+  subsets,
 )
 from experiments import tensorboard as board
 from experiments.config import Config, check
@@ -149,6 +150,7 @@ def _run(
     costing.make_costs(
       setup.model, setup.config.batch_size, directory and directory.path
     ),
+    networks.make_draw(setup.model),
   )
   recipe = METHODS[config.method].recipe
   segments = recipe(plan, **setup.config.options)
@@ -192,7 +194,7 @@ def _run(
 def set_up(config: Config, data_dir: str | None) -> tuple[Setup, Any, Any]:
   """Loads the data and makes the network: setup, params, statistics."""
   mesh = sharding.make_mesh(config.model_parallel, config.batch_size)
-  dataset = data.load(config.dataset, data_dir)
+  dataset = subsets.take(data.load(config.dataset, data_dir), config)
   num_images = len(dataset.train_labels)
   preflight.check_batch(config, num_images)
   model = models.create(

@@ -233,7 +233,8 @@ def _train(
     summed = step - max(start, epoch_end - setup.steps_per_epoch)
     session.show(step, f'loss {mean_loss(setup, state, summed):.3f}')
     if step in (epoch_end, end):
-      state = report_epoch(setup, session, segment, state, summed)
+      last = step == end
+      state = report_epoch(setup, session, segment, state, summed, last=last)
     due = is_due(session, time.monotonic() - saved_at)
     if due and step < end:  # What is due at the end, the caller saves.
       save(session, state)

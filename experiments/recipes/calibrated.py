@@ -4,8 +4,8 @@ import functools
 from typing import Any
 
 import ong_jax
-from experiments import plan
-from experiments.plan import Run, Segment
+from experiments import outset, plan
+from experiments.plan import Prune, Run
 from ong_jax import scores
 from ong_jax.calibrated import gradient_flow, sensitivity
 
@@ -17,38 +17,23 @@ def _ten(run: Run) -> int:
   return min(10, run.steps_per_epoch)
 
 
-def snip(
-  run: Run,
-  *,
-  batches: int = 1,
-  allocate: str = 'pooled',
-  retraining: str = 'llr',
-) -> list[Segment]:
+@outset.recipe
+def snip(run: Run, *, batches: int = 1, allocate: str = 'pooled') -> Prune:
   """Prunes by connection sensitivity."""
   measure = sensitivity(run.calibration.loss, run.calibration.batches(batches))
-  return _by_measure(run, measure, allocate, retraining)
+  return _by_measure(run, measure, allocate)
 
 
-def grasp(
-  run: Run,
-  *,
-  batches: int = 1,
-  allocate: str = 'pooled',
-  retraining: str = 'llr',
-) -> list[Segment]:
+@outset.recipe
+def grasp(run: Run, *, batches: int = 1, allocate: str = 'pooled') -> Prune:
   """Prunes by what preserves the gradient's norm."""
   loss = functools.partial(run.calibration.loss, temperature=_TEMPERATURE)
   measure = gradient_flow(loss, run.calibration.batches(batches))
-  return _by_measure(run, measure, allocate, retraining)
+  return _by_measure(run, measure, allocate)
 
 
-def synflow(
-  run: Run,
-  *,
-  rounds: int = 100,
-  allocate: str = 'pooled',
-  retraining: str = 'llr',
-) -> list[Segment]:
+@outset.recipe
+def synflow(run: Run, *, rounds: int = 100, allocate: str = 'pooled') -> Prune:
   """Prunes by synaptic flow, in rounds."""
   pruner = ong_jax.synflow(
     run.calibration.flow,
@@ -56,27 +41,22 @@ def synflow(
     rounds=rounds,
     allocate=plan.choose('allocate', allocate, plan.ALLOCATIONS),
   )
-  return plan.once(run, pruner, retraining)
+  return plan.by(pruner)
 
 
-def wanda(
-  run: Run, *, batches: int = _ten, m: int = 0, retraining: str = 'llr'
-) -> list[Segment]:
+@outset.recipe
+def wanda(run: Run, *, batches: int = _ten, m: int = 0) -> Prune:
   """Prunes by weights and activations; of every m inputs, if it is not 0."""
   pruner = ong_jax.wanda(
     run.calibration.logits, run.calibration.batches(batches), **_budget(run, m)
   )
-  return plan.once(run, pruner, retraining)
+  return plan.by(pruner)
 
 
+@outset.recipe
 def sparsegpt(
-  run: Run,
-  *,
-  batches: int = _ten,
-  m: int = 0,
-  damping: float = 0.01,
-  retraining: str = 'llr',
-) -> list[Segment]:
+  run: Run, *, batches: int = _ten, m: int = 0, damping: float = 0.01
+) -> Prune:
   """Prunes and updates, layer by layer; of every m inputs, if it is not 0."""
   prune = ong_jax.sparsegpt(
     run.calibration.logits,
@@ -84,8 +64,7 @@ def sparsegpt(
     damping=damping,
     **_budget(run, m),
   )
-  *before, segment = plan.once(run, ong_jax.magnitude(sparsity=0), retraining)
-  return [*before, segment._replace(prune=lambda params, mask: prune(params))]
+  return lambda params, mask: prune(params)
 
 
 def _budget(run: Run, m: int) -> dict[str, Any]:
@@ -94,13 +73,11 @@ def _budget(run: Run, m: int) -> dict[str, Any]:
   return {'sparsity': run.config.sparsity}
 
 
-def _by_measure(
-  run: Run, measure: Any, allocate: str, retraining: str
-) -> list[Segment]:
+def _by_measure(run: Run, measure: Any, allocate: str) -> Prune:
   pruner = ong_jax.one_shot(
     scores.identity,
     run.config.sparsity,
     allocate=plan.choose('allocate', allocate, plan.ALLOCATIONS),
     measure=measure,
   )
-  return plan.once(run, pruner, retraining)
+  return plan.by(pruner)

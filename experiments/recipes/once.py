@@ -1,13 +1,25 @@
 """Methods that prune once, as segments; and none at all."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
 import ong_jax
-from experiments import plan
-from experiments.plan import Run, Segment
-from ong_jax import nmf, patterns, saliency, schedules, scores, selection
+from experiments import outset, plan
+from experiments.plan import Prune, Run, Segment
+from ong_jax import (
+  activations,
+  calibrated,
+  nmf,
+  patterns,
+  saliency,
+  schedules,
+  scores,
+  selection,
+  starts,
+)
+from ong_jax.types import Measure
 
 SALIENCIES = {
   f.__name__: f
@@ -21,6 +33,21 @@ SALIENCIES = {
   )
 }
 SOLVERS = {'hals': nmf.hals, 'multiplicative': nmf.multiplicative, 'kl': nmf.kl}
+STARTS = {
+  'random': starts.random_start,
+  'nndsvd': starts.nndsvd,
+  'nndsvda': starts.nndsvda,
+}
+# What is factorized, of so many batches.
+MEASURES: dict[str, Callable[[Run, int], Measure | None]] = {
+  'weights': lambda run, batches: None,
+  'sensitivity': lambda run, batches: calibrated.sensitivity(
+    run.calibration.loss, run.calibration.batches(batches)
+  ),
+  'activations': lambda run, batches: activations.weighted_magnitude(
+    run.calibration.logits, run.calibration.batches(batches)
+  ),
+}
 
 # Says nothing of the training seed: the same weights give the same mask.
 NMF_KEY = 0
@@ -31,66 +58,86 @@ def dense(run: Run) -> list[Segment]:
   return [plan.dense_segment(run, run.dense_steps + run.steps)]
 
 
+@outset.recipe
 def ong(
   run: Run,
   *,
   saliency: str = 'residual',
   rank: int = 7,
   solver: str = 'hals',
+  start: str = 'random',
+  restarts: int = 1,
+  measure: str = 'weights',
+  batches: int = 1,
   allocate: str = 'pooled',
   normalize: bool = False,
+  floor: int = 0,
   all_kernels: bool = True,
-  retraining: str = 'llr',
-) -> list[Segment]:
-  """Prunes once, by what a factorization of the weights shows."""
+) -> Prune:
+  """Prunes once, by what a factorization shows.
+
+  Args:
+    run: that is planned.
+    saliency, rank, solver, start, restarts: of the factorization.
+    measure: what is factorized: `weights`, their `sensitivity`, |w dL/dw|, or
+      weights times `activations`.
+    batches: of training images that the latter two look at.
+    allocate: how the budget is split among layers.
+    normalize: whether scores are divided by their RMS in the layer.
+    floor: weights that every filter keeps at least.
+    all_kernels: or all but the classifier and the projections of shortcuts.
+  """
+  schedules.check_steps(batches=batches)
   score = scores.ong(
     jax.random.key(NMF_KEY),
     saliency=plan.choose('saliency', saliency, SALIENCIES),
     rank=rank,
     solver=plan.choose('solver', solver, SOLVERS),
+    start=plan.choose('start', start, STARTS),
+    restarts=restarts,
   )
+  score = scores.normalized(score) if normalize else score
+  pruner = ong_jax.one_shot(
+    scores.at_least(score, floor) if floor else score,
+    run.config.sparsity,
+    allocate=plan.choose('allocate', allocate, plan.ALLOCATIONS),
+    measure=plan.choose('measure', measure, MEASURES)(run, batches),
+    prunable=selection.is_kernel if all_kernels else _reference_set,
+  )
+  return plan.by(pruner)
+
+
+@outset.recipe
+def magnitude(
+  run: Run, *, allocate: str = 'pooled', normalize: bool = False
+) -> Prune:
+  """Prunes once, by magnitude."""
+  score = scores.magnitude
   pruner = ong_jax.one_shot(
     scores.normalized(score) if normalize else score,
     run.config.sparsity,
     allocate=plan.choose('allocate', allocate, plan.ALLOCATIONS),
-    prunable=selection.is_kernel if all_kernels else _reference_set,
   )
-  return plan.once(run, pruner, retraining)
+  return plan.by(pruner)
 
 
-def magnitude(
-  run: Run, *, allocate: str = 'pooled', retraining: str = 'llr'
-) -> list[Segment]:
-  """Prunes once, by magnitude."""
-  pruner = ong_jax.magnitude(
-    sparsity=run.config.sparsity,
-    allocate=plan.choose('allocate', allocate, plan.ALLOCATIONS),
-  )
-  return plan.once(run, pruner, retraining)
-
-
-def lamp(run: Run, *, retraining: str = 'llr') -> list[Segment]:
+@outset.recipe
+def lamp(run: Run) -> Prune:
   """Prunes once, by layer-adaptive magnitude."""
-  return plan.once(run, ong_jax.lamp(sparsity=run.config.sparsity), retraining)
+  return plan.by(ong_jax.lamp(sparsity=run.config.sparsity))
 
 
-def magnitude_nm(
-  run: Run, *, m: int = 4, retraining: str = 'llr'
-) -> list[Segment]:
+@outset.recipe
+def magnitude_nm(run: Run, *, m: int = 4) -> Prune:
   """Prunes once, to as many of every m weights as the sparsity says."""
   pattern = patterns.n_of_m(plan.kept_of(run, m), m)
-  pruner = ong_jax.one_shot(scores.magnitude, pattern=pattern)
-  return plan.once(run, pruner, retraining)
+  return plan.by(ong_jax.one_shot(scores.magnitude, pattern=pattern))
 
 
+@outset.recipe
 def magnitude_blocks(
-  run: Run,
-  *,
-  inputs: int = 4,
-  outputs: int = 4,
-  allocate: str = 'uniform',
-  retraining: str = 'llr',
-) -> list[Segment]:
+  run: Run, *, inputs: int = 4, outputs: int = 4, allocate: str = 'uniform'
+) -> Prune:
   """Prunes once, whole blocks of so many inputs and outputs."""
   schedules.check_steps(inputs=inputs, outputs=outputs)
   pattern = patterns.blocks(
@@ -98,20 +145,18 @@ def magnitude_blocks(
     run.config.sparsity,
     plan.choose('allocate', allocate, plan.ALLOCATIONS),
   )
-  pruner = ong_jax.one_shot(scores.magnitude, pattern=pattern)
-  return plan.once(run, pruner, retraining)
+  return plan.by(ong_jax.one_shot(scores.magnitude, pattern=pattern))
 
 
-def random(
-  run: Run, *, allocate: str = 'erk', retraining: str = 'llr'
-) -> list[Segment]:
+@outset.recipe
+def random(run: Run, *, allocate: str = 'erk') -> Prune:
   """Prunes once, at random."""
   pruner = ong_jax.random(
     jax.random.key(run.config.seed),
     sparsity=run.config.sparsity,
     allocate=plan.choose('allocate', allocate, plan.ALLOCATIONS),
   )
-  return plan.once(run, pruner, retraining)
+  return plan.by(pruner)
 
 
 def _reference_set(path: Any, leaf: Any) -> bool:
