@@ -7,11 +7,13 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from experiments import dots, paired
 from experiments.rows import Row, Section
 from ong_jax import plots
 from ong_jax.plots.drawing import COLORS, MARKERS, bare
 
 _WIDTH = 7.5  # Inches: as wide as the page.
+_MOST = 12  # Configurations that a picture with a legend can show.
 
 
 def of(section: Section) -> list[dict[str, str]]:
@@ -24,6 +26,15 @@ def of(section: Section) -> list[dict[str, str]]:
     `caption`, `alt` and `source`, a data URI, of each picture.
   """
   sparse = [row for row in section.rows if not _is_dense(row)]
+  if len(_looks(section)) > _MOST:
+    return [
+      _encoded(
+        dots.accuracies(section),
+        'Test accuracy: mean, standard deviation where there are several '
+        'seeds, and each of them as a small dot. Curves and layers are drawn '
+        f'of up to {_MOST} configurations: name fewer runs to see them.',
+      )
+    ]
   found = []
   if sparse:
     found.append(
@@ -51,6 +62,18 @@ def of(section: Section) -> list[dict[str, str]]:
       )
     )
   return found
+
+
+def differences(
+  section: Section, label: str, found: Sequence[paired.Difference]
+) -> dict[str, str]:
+  """Draws rows against one of them; see `paired.against`."""
+  return _encoded(
+    dots.differences(section, found),
+    f'By how many points each is ahead of {label}, seed by seed: mean, and its '
+    f'{100 * paired.CONFIDENCE:g} % confidence interval where there are '
+    'several seeds. Full where that has no 0 in it.',
+  )
 
 
 def _layers(rows: Sequence[Row]) -> str:

@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -54,8 +55,14 @@ def recipe(
     A function `(run, *, options) -> segments`, with the options of both.
   """
 
-  @functools.wraps(make)
-  def planned(run, *, survivors, shuffle, retraining, **options):
+  def planned(
+    run: Run,
+    *,
+    survivors: str = 'kept',
+    shuffle: bool = False,
+    retraining: str = 'llr',
+    **options: Any,
+  ) -> list[Segment]:
     # Refused even where they are not needed.
     survive = plan.choose('survivors', survivors, SURVIVORS)
     plan.choose('retraining', retraining, RETRAINING)
@@ -81,30 +88,18 @@ def recipe(
       Segment(run.steps, ong_jax.static, rate, prune=prune_and_scale)
     ]
 
-  planned.__signature__ = _with_common(inspect.signature(make))
+  signature = _merged(inspect.signature(make), inspect.signature(planned))
+  planned = functools.wraps(make)(planned)
+  planned.__signature__ = signature  # Which options are read from.
   return planned
 
 
-def _with_common(signature: inspect.Signature) -> inspect.Signature:
-  common = {
-    'survivors': 'kept',
-    'shuffle': False,
-    'retraining': 'llr',
-  }
-  own = list(signature.parameters.values())
-  return signature.replace(
-    parameters=own
-    + [
-      inspect.Parameter(
-        name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=default,
-        annotation=type(default),
-      )
-      for name, default in common.items()
-    ],
-    return_annotation=list[Segment],
-  )
+def _merged(
+  own: inspect.Signature, common: inspect.Signature
+) -> inspect.Signature:
+  """Adds the keywords that all have in common to those of a method's own."""
+  keywords = [x for x in common.parameters.values() if x.kind is x.KEYWORD_ONLY]
+  return common.replace(parameters=[*own.parameters.values(), *keywords])
 
 
 def _key(run: Run, number: int) -> jax.Array:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from experiments import commands, console, rows
+from experiments import commands, console, paired, rows
 from experiments.rows import Row, Section
 
 HEAD = (
@@ -26,6 +26,13 @@ CAPTION = (
   'multiply-accumulates of the dense network over those of nonzero weights; '
   'the runs themselves were no faster for it. Times are those of runs that '
   'went through at once.'
+)
+
+PAIRED_HEAD = ('method', 'sparsity asked', 'points', '95 % interval', 'pairs')
+PAIRED_CAPTION = (
+  'By how many points of test accuracy a row is ahead, seed by seed: mean, and '
+  "Student's confidence interval of it. An interval that has no 0 in it is no "
+  'proof among many.'
 )
 
 
@@ -58,15 +65,21 @@ def title(section: Section) -> str:
 
   Example:
     >>> title(Section((('model', 'resnet8'), ('dataset', 'cifar10'),
+    ...                ('train_images', 0), ('validation_images', 0),
     ...                ('epochs', 3), ('batch_size', 128),
     ...                ('init_from', None)), (), {}))
     'resnet8 on cifar10, 3 epochs'
   """
   budget = dict(section.budget)
-  text = '{model} on {dataset}, {epochs:g} epoch'.format(**budget)
+  text = '{model} on '.format(**budget)
+  if budget['train_images']:
+    text += f'{budget["train_images"]:,} images of '
+  text += '{dataset}, {epochs:g} epoch'.format(**budget)
   text += '' if budget['epochs'] == 1 else 's'
   if budget['init_from']:
     text += f', from {budget["init_from"]}'
+  if budget['validation_images']:
+    text += f', judged by {budget["validation_images"]:,} held-out images'
   return text
 
 
@@ -88,7 +101,30 @@ def words(section: Section) -> str:
   return text
 
 
-def markdown(sections: Sequence[Section], problems: Sequence[str]) -> str:
+def differences(
+  section: Section, label: str
+) -> tuple[list[paired.Difference], list[list[str]]]:
+  """Compares with one row, and writes a row of a table for each."""
+  found = paired.against(section, label)
+  return found, [
+    [
+      section.label(x.row),
+      f'{100 * x.row.config.sparsity:g} %',
+      f'{x.mean:+.2f}',
+      '–'
+      if x.half is None
+      else f'{x.mean - x.half:+.2f} to {x.mean + x.half:+.2f}',
+      str(x.pairs),
+    ]
+    for x in found
+  ]
+
+
+def markdown(
+  sections: Sequence[Section],
+  problems: Sequence[str],
+  labels: Sequence[str] = (),
+) -> str:
   """Writes the tables and their commands as Markdown."""
   parts = [f'# {lead(sections)}']
   parts += [f'Left out: {problem}' for problem in problems]
@@ -100,6 +136,16 @@ def markdown(sections: Sequence[Section], problems: Sequence[str]) -> str:
       words(section),
       '\n'.join(f'| {" | ".join(row)} |' for row in table),
       CAPTION,
+    ]
+    for label in labels:
+      if found := differences(section, label)[1]:
+        table = [PAIRED_HEAD, ['---'] * len(PAIRED_HEAD), *found]
+        parts += [
+          f'### Against `{label}`',
+          '\n'.join(f'| {" | ".join(row)} |' for row in table),
+          PAIRED_CAPTION,
+        ]
+    parts += [
       '\n'.join(
         f'- `{commands.command(row.config)}` (seeds {seeds(row)})'
         for row in section.rows
@@ -139,7 +185,11 @@ def where(sections: Sequence[Section]) -> str:
   return f'Devices: {"; ".join(devices)}. Versions: {"; ".join(versions)}.'
 
 
-def page(sections: Sequence[Section], problems: Sequence[str]) -> str:
+def page(
+  sections: Sequence[Section],
+  problems: Sequence[str],
+  labels: Sequence[str] = (),
+) -> str:
   """Writes the page, pictures included."""
   import jinja2
 
@@ -153,6 +203,8 @@ def page(sections: Sequence[Section], problems: Sequence[str]) -> str:
     problems=problems,
     head=HEAD,
     caption=CAPTION,
+    paired_head=PAIRED_HEAD,
+    paired_caption=PAIRED_CAPTION,
     where=where(sections),
     sections=[
       {
@@ -160,6 +212,16 @@ def page(sections: Sequence[Section], problems: Sequence[str]) -> str:
         'words': words(section),
         'table': _table(section),
         'figures': figures.of(section),
+        'paired': [
+          {
+            'label': label,
+            'cells': written,
+            'figure': figures.differences(section, label, found),
+          }
+          for label in labels
+          for found, written in [differences(section, label)]
+          if found
+        ],
       }
       for section in sections
     ],
@@ -195,6 +257,13 @@ def parser() -> argparse.ArgumentParser:
   found.add_argument(
     '--out', required=True, help='directory for report.html and report.md'
   )
+  found.add_argument(
+    '--against',
+    action='append',
+    default=[],
+    help='label of a row, such as ong, that the others are compared with seed '
+    'by seed; repeat it for more',
+  )
   return found
 
 
@@ -204,10 +273,12 @@ def main(argv: Sequence[str] | None = None) -> None:
   try:
     runs, problems = rows.read(args.runs)
     sections = rows.sections(runs)
+    for label in args.against:
+      paired.check(sections, label)
     out = pathlib.Path(os.path.expanduser(args.out))
     out.mkdir(parents=True, exist_ok=True)
     for name, make in ('report.md', markdown), ('report.html', page):
-      (out / name).write_text(make(sections, problems))
+      (out / name).write_text(make(sections, problems, args.against))
   except (OSError, ValueError) as error:
     sys.exit(f'Error: {error}')
   for problem in problems:

@@ -5,6 +5,7 @@ from ong_jax import allocation as allocation
 from ong_jax import calibrated as calibrated
 from ong_jax import channels as channels
 from ong_jax import connectivity as connectivity
+from ong_jax import controls as controls
 from ong_jax import costs as costs
 from ong_jax import export as export
 from ong_jax import layers as layers
@@ -56,6 +57,7 @@ from ong_jax.pruners import one_shot as one_shot
 from ong_jax.pruners import ong as ong
 from ong_jax.pruners import random as random
 from ong_jax.ranking import top_k as top_k
+from ong_jax.rescaling import rescale as rescale
 from ong_jax.states import mask_of as mask_of
 from ong_jax.states import remask as remask
 from ong_jax.states import state_of as state_of

@@ -85,6 +85,33 @@ class ReportTest(parameterized.TestCase):
       self.assertStartsWith(source, 'data:image/svg+xml;base64,')
     self.assertNotRegex(page, r'@import|url\(')
 
+  def test_compares_seed_by_seed_with_what_it_is_told(self):
+    made_up.study(self.runs)
+    report.main(
+      [self.runs, f'--out={self.out}', '--against=ong', '--against=random']
+    )
+    text = (self.out / 'report.md').read_text()
+    self.assertIn('### Against `ong`', text)
+    self.assertIn('| random | 80 % | +2.00 | +2.00 to +2.00 | 2 |', text)
+    self.assertIn('| ong | 80 % | -2.00 | -2.00 to -2.00 | 2 |', text)
+    parser = Parser()
+    parser.feed((self.out / 'report.html').read_text())
+    self.assertLen(parser.sources, 5)
+
+  def test_refuses_to_compare_with_what_is_not_there(self):
+    made_up.study(self.runs)
+    with self.assertRaisesRegex(SystemExit, "^Error: `against`.*'ong'"):
+      report.main([self.runs, f'--out={self.out}', '--against=ogn'])
+
+  def test_of_many_configurations_there_is_a_line_each(self):
+    for i in range(14):
+      made_up.finish(self.runs, 0.5, method='ong', options={'rank': 1 + i})
+    page, text = self.make()
+    self.assertIn('| ong (rank=14) |', text)
+    parser = Parser()
+    parser.feed(page)
+    self.assertLen(parser.sources, 1)
+
   def test_twice_from_the_same_runs_it_is_the_same(self):
     made_up.study(self.runs)
     self.assertEqual(self.make(), self.make())

@@ -1,0 +1,46 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest
+
+from ong_jax import controls
+
+
+class ShuffleTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    rows = jnp.arange(400).reshape(20, 20)
+    self.mask = {
+      'a': {'kernel': rows < 100, 'bias': None},
+      'b': {'kernel': rows < 40},
+    }
+
+  def test_as_many_are_kept_of_each_leaf_and_they_are_others(self):
+    found = controls.shuffle(jax.random.key(0), self.mask)
+    self.assertIsNone(found['a']['bias'])
+    for name in 'a', 'b':
+      before, after = self.mask[name]['kernel'], found[name]['kernel']
+      self.assertEqual(int(after.sum()), int(before.sum()))
+      self.assertEqual(after.dtype, jnp.bool_)
+      share = (after & before).sum() / before.sum()
+      self.assertLess(abs(float(share - before.mean())), 0.15)
+
+  def test_follows_from_the_key_and_the_name_of_the_leaf(self):
+    one, same, other = (
+      controls.shuffle(jax.random.key(i), self.mask) for i in (0, 0, 1)
+    )
+    chex.assert_trees_all_equal(one, same)
+    self.assertFalse(np.array_equal(one['a']['kernel'], other['a']['kernel']))
+    alone = controls.shuffle(jax.random.key(0), {'b': self.mask['b']})
+    np.testing.assert_array_equal(alone['b']['kernel'], one['b']['kernel'])
+
+  def test_weights_are_no_mask(self):
+    with self.assertRaisesRegex(TypeError, "'kernel' must be bool"):
+      controls.shuffle(jax.random.key(0), {'kernel': jnp.ones((2, 2))})
+    with self.assertRaisesRegex(TypeError, 'key'):
+      controls.shuffle(0, self.mask)
+
+
+if __name__ == '__main__':
+  absltest.main()
