@@ -35,6 +35,12 @@ class ShuffleTest(absltest.TestCase):
     alone = controls.shuffle(jax.random.key(0), {'b': self.mask['b']})
     np.testing.assert_array_equal(alone['b']['kernel'], one['b']['kernel'])
 
+  def test_each_leaf_has_a_draw_of_its_own(self):
+    found = controls.shuffle(jax.random.key(0), self.mask)
+    # By one permutation, what was kept of both would be so again.
+    one, other = found['a']['kernel'], found['b']['kernel']
+    self.assertTrue((other & ~one).any())
+
   def test_weights_are_no_mask(self):
     with self.assertRaisesRegex(TypeError, "'kernel' must be bool"):
       controls.shuffle(jax.random.key(0), {'kernel': jnp.ones((2, 2))})
