@@ -85,6 +85,29 @@ class GmpTest(parameterized.TestCase):
       _, states = train(method, INNER, params, 9, params)
       self.assertEqual(flat_steps(states.mask).sum(1).tolist(), KEPT)
 
+  @parameterized.named_parameters(('for_good', False), ('recover', True))
+  def test_by_another_score(self, recover):
+    # One that does not look at the weights, and is below 0.
+    def score(weights):
+      return jax.tree.map(
+        lambda w: jnp.arange(w.size).reshape(w.shape) - 99.0, weights
+      )
+
+    method = gmp(**SETTINGS, recover=recover, score=score)
+    _, states = train(method, INNER, PARAMS, 9)
+    places = np.concatenate(
+      [np.arange(m[0].size) for m in jax.tree.leaves(states.mask)]
+    )
+    found = flat_steps(states.mask)
+    self.assertEqual(found.sum(1).tolist(), KEPT)
+    for mask in found:
+      if not mask.all():
+        self.assertGreaterEqual(places[mask].min(), places[~mask].max())
+
+  def test_refuses_what_is_no_score(self):
+    with self.assertRaisesRegex(TypeError, '`score` must be'):
+      gmp(**SETTINGS, score='magnitude')
+
   def test_survivors_that_are_0_do_not_bring_back_what_was_pruned(self):
     method = gmp(**SETTINGS | {'interval': 1})  # 2, 3 and 3 of 4 go.
     tx = method.transform(optax.sgd(1.0))

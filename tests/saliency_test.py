@@ -16,6 +16,8 @@ SALIENCIES = (
   # V - W H = [[-1, 3], [2, -1.5]], and the highest of W H is 2.
   ('signed_residual', saliency.signed_residual, [[1, 5], [4, 0.5]]),
   ('rel_residual', saliency.rel_residual, [[0.5, 3], [2, 0.75]]),
+  # The mean of W H is 1.5.
+  ('tempered', saliency.tempered, [[1.154701, 3.265986], [2.449490, 0.577350]]),
   ('component', saliency.component, [[2, 1], [1, 1.5]]),
 )
 
@@ -40,6 +42,13 @@ class SaliencyTest(parameterized.TestCase):
     np.testing.assert_array_equal(
       np.argsort(scores.ravel()), np.argsort(v.ravel())
     )
+
+  def test_tempered_is_at_the_scale_of_magnitude(self):
+    # Of a constant, it is the magnitude; of nothing fitted, nothing.
+    ones = jnp.ones((2, 2))
+    np.testing.assert_allclose(saliency.tempered(V, ones, ones), V, rtol=1e-6)
+    zeros = jnp.zeros((2, 2))
+    chex.assert_trees_all_equal(saliency.tempered(V, zeros, zeros), zeros)
 
   def test_rel_residual_is_finite_where_nothing_is_fitted(self):
     zeros = jnp.zeros((2, 2))

@@ -11,7 +11,7 @@ from experiments import plan
 from experiments.config import check_choice
 from experiments.learning_rates import training
 from experiments.plan import Run, Segment
-from experiments.recipes.once import NMF_KEY, SALIENCIES
+from experiments.recipes import once
 from ong_jax import (
   SparseMethod,
   calibrated,
@@ -29,7 +29,7 @@ _BATCHES = 10  # Whose gradients are looked at for the first mask.
 _FLOOR = 0.1  # Of a leaf's even share: no leaf is emptied by one ranking.
 _LAST = 0.01  # What is moved in the last cycle, of what is moved in the first.
 COSTS = ('weights', 'macs', 'latency')
-CRITERIA = ('magnitude', 'taylor', *SALIENCIES)
+CRITERIA = ('magnitude', 'taylor', *once.SALIENCIES)
 
 
 def _stage(run: Run) -> int:
@@ -152,11 +152,7 @@ class _Criterion(NamedTuple):
     if self.name == 'taylor':
       observe = taylor.channels(self.names) if self.names else taylor.weights()
       return observe, scores.magnitude
-    if self.name == 'magnitude':
-      return None, self.of_units(scores.magnitude)
-    saliency = SALIENCIES[self.name]
-    score = scores.ong(jax.random.key(NMF_KEY), saliency=saliency)
-    return None, self.of_units(score)
+    return None, self.of_units(once.criterion(self.name, rank=7))
 
   def of_units(self, score: Score) -> Score:
     return patterns.per_channel(self.names, score) if self.names else score

@@ -7,6 +7,7 @@ import jax
 
 import ong_jax
 from experiments import outset, plan
+from experiments.config import check_choice
 from experiments.plan import Prune, Run, Segment
 from ong_jax import (
   activations,
@@ -19,7 +20,7 @@ from ong_jax import (
   selection,
   starts,
 )
-from ong_jax.types import Measure
+from ong_jax.types import Measure, Score
 
 SALIENCIES = {
   f.__name__: f
@@ -27,6 +28,7 @@ SALIENCIES = {
     saliency.residual,
     saliency.recon,
     saliency.recon_mag,
+    saliency.tempered,
     saliency.signed_residual,
     saliency.rel_residual,
     saliency.component,
@@ -51,6 +53,16 @@ MEASURES: dict[str, Callable[[Run, int], Measure | None]] = {
 
 # Says nothing of the training seed: the same weights give the same mask.
 NMF_KEY = 0
+
+
+def criterion(name: str, rank: int) -> Score:
+  """Returns magnitude, or a saliency of the weights' factorization."""
+  check_choice('criterion', name, ('magnitude', *SALIENCIES))
+  if name == 'magnitude':
+    return scores.magnitude
+  return scores.ong(
+    jax.random.key(NMF_KEY), saliency=SALIENCIES[name], rank=rank
+  )
 
 
 def dense(run: Run) -> list[Segment]:

@@ -5,6 +5,7 @@ import math
 import ong_jax
 from experiments import plan
 from experiments.plan import Run, Segment
+from experiments.recipes import once
 from ong_jax import patterns, schedules
 
 _FADES = {
@@ -18,13 +19,25 @@ def gmp(
   *,
   interval: int = plan.an_epoch,
   recover: bool = False,
+  criterion: str = 'magnitude',
+  rank: int = 7,
   allocate: str = 'pooled',
 ) -> list[Segment]:
-  """Prunes step by step; the last interval trains under the final mask."""
+  """Prunes step by step; the last interval trains under the final mask.
+
+  Args:
+    run: that is planned.
+    interval: steps between two rises of the sparsity.
+    recover: whether pruned weights may return.
+    criterion: `magnitude`, or a saliency of ONG, of a factorization of `rank`.
+    rank: of that factorization.
+    allocate: how the budget is split among layers.
+  """
   method = ong_jax.gmp(
     sparsity=run.config.sparsity,
     interval=interval,
     num_updates=_num_updates(run, interval),
+    score=once.criterion(criterion, rank),
     recover=recover,
     allocate=plan.choose('allocate', allocate, plan.ALLOCATIONS),
   )

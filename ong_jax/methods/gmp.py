@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 
 from ong_jax import allocation, ranking, schedules, scores, selection
+from ong_jax.checks import check_function
 from ong_jax.method import SparseMethod, prunes_to
 from ong_jax.pruners import magnitude
 from ong_jax.states import remask
 from ong_jax.transforms import latent_transform, masked_transform
-from ong_jax.types import Allocation, Predicate
+from ong_jax.types import Allocation, Predicate, Score
 
 
 def gmp(
@@ -16,6 +17,7 @@ def gmp(
   sparsity: float,
   interval: int,
   num_updates: int,
+  score: Score = scores.magnitude,
   recover: bool = False,
   allocate: Allocation = allocation.pooled,
   prunable: Predicate = selection.is_kernel,
@@ -31,6 +33,8 @@ def gmp(
     interval: steps between two updates of the mask, and before the first.
     num_updates: n. Leave time to train after the last of them, which comes at
       step n * interval.
+    score: `weights -> scores` by which weights stay, in the place of their
+      magnitude.
     recover: whether pruned weights may return. If so, they live on behind the
       mask: no gradient reaches them, but weight decay does, and each mask is
       made anew of all weights. If not, they are 0 for good, but that an
@@ -55,6 +59,7 @@ def gmp(
     >>> method.finish(params, opt_state)[0]
     {'kernel': Array([[4., 0., 0., 0.]], dtype=float32)}
   """
+  check_function('score', score, '`scores.magnitude`')
   schedules.check_steps(interval=interval)
   sparsities = schedules.cubic(sparsity, num_updates)
 
@@ -64,10 +69,10 @@ def gmp(
     row, rest = jnp.divmod(state.count, interval)
 
     def prune():
-      ranked = scores.magnitude(weights)
-      if not recover:  # Of weights that are 0, the pruned ones stay pruned.
+      ranked = score(weights)
+      if not recover:  # Whatever their score, the pruned ones stay pruned.
         ranked = jax.tree.map(
-          lambda x, m: jnp.where(m, x, -1), ranked, state.mask
+          lambda x, m: jnp.where(m, x, -jnp.inf), ranked, state.mask
         )
       return ranking.top_k(ranked, schedules.counts_at(table, row))
 
