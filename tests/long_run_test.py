@@ -10,6 +10,7 @@ from unittest import mock
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import pytest
 from absl.testing import absltest
 
 from experiments import (
@@ -144,6 +145,7 @@ class LongRunTest(absltest.TestCase):
         break
       time.sleep(0.002)
 
+  @pytest.mark.slow
   def test_nothing_piles_up(self):
     outcome = self.run_segments()
     self.assertLen(outcome.prunings, 2)
