@@ -27,6 +27,8 @@ def finish(out, accuracy, *, lines=2, reached=None, **fields):
     'kept': prunable - round(sparsity * prunable),
     'prunable': prunable,
     'speedup': 1 / (1 - sparsity),
+    'train_flops': (1 - sparsity / 2) * 1e9,
+    'train_flops_dense': 1e9,
     'seconds': 80.0,
     'device': '1 x cpu',
     'versions': {'jax': '0.10.2'},

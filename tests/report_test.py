@@ -63,7 +63,10 @@ class ReportTest(parameterized.TestCase):
   def test_tables_have_the_numbers_and_their_commands(self):
     made_up.study(self.runs)
     page, text = self.make()
-    numbers = '| rigl | 80 % | 80.00 % | 89.00 ± 1.41 | 2 | 5.00 | 80 seconds |'
+    numbers = (
+      '| rigl | 80 % | 80.00 % | 89.00 ± 1.41 | 2 | 5.00 | 60.0 % '
+      '| 80 seconds |'
+    )
     command = (
       'python -m experiments.cifar --method=rigl --sparsity=0.8 '
       '--model=resnet8 --dataset=synthetic --epochs=2'
