@@ -163,7 +163,7 @@ def snip(
 
   Its ranking depends on how each layer was scaled when it was drawn. Shuffled
   inside each layer its masks are known to train as well (Frankle et al., 2020,
-  arXiv:2009.08576): compare with `scores.shuffled`.
+  arXiv:2009.08576): compare with `controls.shuffle`.
 
   Args:
     loss, batches: see `sensitivity`; in the paper one batch of 100 or 128.

@@ -4,6 +4,7 @@ import jax
 
 from ong_jax import masks
 from ong_jax.checks import check_key
+from ong_jax.devices import split_like
 from ong_jax.selection import leaf_keys
 from ong_jax.types import Mask
 
@@ -12,8 +13,8 @@ def shuffle(key: jax.Array, mask: Mask) -> Mask:
   """Shuffles a mask inside each leaf: as many are kept, of other weights.
 
   If a network trains as well under it, the mask has said how dense each layer
-  is to be, and no more. For masks of any pruner; `scores.shuffled` is the same
-  for those of a score. A leaf that is split over devices is gathered.
+  is to be, and no more. Of a pattern, such as N of M, nothing but that is left.
+  A leaf that is split over devices is gathered for it.
 
   Args:
     key: of the shuffles; each leaf has its own, made from its path.
@@ -38,4 +39,5 @@ def shuffle(key: jax.Array, mask: Mask) -> Mask:
   def permute(m, k):
     return jax.random.permutation(k, m.ravel()).reshape(m.shape)
 
-  return jax.tree.map(permute, mask, leaf_keys(key, mask))
+  shuffled = jax.tree.map(permute, mask, leaf_keys(key, mask))
+  return split_like(mask, shuffled)

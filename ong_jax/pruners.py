@@ -93,13 +93,15 @@ def one_shot(
     if pattern is None:
       counts = _counts(allocate(weights, sparsity), weights)
     values.check_finite(weights)
+    measured = weights
     if measure:
-      weights = measure(params)
-      values.check_measured(weights)
-    ranked = score(weights)
+      measured = measure(params)
+      values.check_measured(measured)
+      check_shapes('measure', measured, weights)
+    ranked = score(measured)
     values.check_scores(ranked, counts)
     if pattern is None:
-      _check_shapes(ranked, weights)
+      check_shapes('score', ranked, weights)
       mask = ranking.top_k(ranked, counts)
     else:
       mask = pattern.expand(pattern.choose(ranked), params)
@@ -123,8 +125,18 @@ def _counts(counts: Counts, weights: Weights) -> Counts:
   )
 
 
-def _check_shapes(ranked: Scores, weights: Weights) -> None:
-  """Raises a `ValueError` unless each weight has a score."""
+def check_shapes(what: str, ranked: Scores, weights: Weights) -> None:
+  """Raises a `ValueError` unless each weight has a value, and nothing else.
+
+  Args:
+    what: has made the values: 'score' or 'measure'.
+    ranked: the values.
+    weights: `None` where not prunable.
+
+  Example:
+    >>> check_shapes('score', {'kernel': jnp.ones(2)}, {'kernel': jnp.ones(2)})
+  """
+  nouns = {'score': 'scores', 'measure': 'values'}[what]
   found, wanted = (
     {
       selection.name_of(path): np.shape(leaf)
@@ -135,8 +147,10 @@ def _check_shapes(ranked: Scores, weights: Weights) -> None:
   for name in found.keys() | wanted.keys():
     if found.get(name) != wanted.get(name):
       raise ValueError(
-        f"`score` must return scores shaped as the weights. Leaf '{name}' has "
-        f'shape {wanted.get(name)}, and scores of shape {found.get(name)}.'
+        f'`{what}` must return {nouns} shaped as the weights. Leaf '
+        f"'{name}' has shape {wanted.get(name)}, and {nouns} of shape "
+        f'{found.get(name)}. '
+        'Where they take a `prunable`, give the same to all.'
       )
 
 

@@ -1,10 +1,10 @@
-"""What is kept, at the scale that it had or that fewer weights ask for."""
+"""What is kept, at the size that it had or that fewer weights ask for."""
 
 import jax
 import jax.numpy as jnp
 
-from ong_jax import masks
-from ong_jax.saliency import at_least_float32
+from ong_jax import masks, values
+from ong_jax.devices import split_like, whole
 from ong_jax.types import Mask, Params
 
 _KEEP = ('rms', 'norm')
@@ -21,7 +21,7 @@ def rescale(
   layer whose outputs are smaller.
 
   Args:
-    params: that are to be pruned.
+    params: that are to be pruned: as they are before it.
     mask: tree of bool arrays shaped as its params; `None` where not prunable.
     keep: `rms`, the root mean square of the weights, as they were drawn; or
       `norm`, the root of the sum of their squares, which is what an initializer
@@ -34,7 +34,7 @@ def rescale(
     so.
 
   Raises:
-    ValueError: `keep` or `per` is none of these.
+    ValueError: `keep` or `per` is none of these; weights are not finite.
     ValueError, TypeError: the mask does not fit (`masks.check_like`).
 
   Example:
@@ -46,18 +46,27 @@ def rescale(
   for name, value, known in (('keep', keep, _KEEP), ('per', per, _PER)):
     if value not in known:
       raise ValueError(f'`{name}` must be one of {known}; got {value!r}.')
+  masks.check_like(params, mask)
+  values.check_finite(
+    jax.tree.map(lambda w, m: None if m is None else w, params, mask)
+  )
+  scaled = jax.tree.map(
+    lambda w, m: w if m is None else _rescaled(whole(w), m, keep, per),
+    params,
+    mask,
+  )
+  return split_like(params, scaled)
 
-  def scale(w, m, kept):
-    if m is None:
-      return kept
-    axes = None if per == 'layer' else tuple(range(w.ndim - 1))
-    before, after = (
-      jnp.sum(jnp.square(at_least_float32(x)), axes) for x in (w, kept)
-    )
-    if keep == 'rms':
-      before *= jnp.mean(m, axes, dtype=before.dtype)
-    factor = jnp.sqrt(before / jnp.where(after > 0, after, 1))
-    return (kept * jnp.where(after > 0, factor, 1)).astype(w.dtype)
 
-  kept = masks.apply_mask(params, mask)
-  return jax.tree.map(scale, params, mask, kept)
+def _rescaled(w: jax.Array, m: jax.Array, keep: str, per: str) -> jax.Array:
+  axes = None if per == 'layer' else tuple(range(w.ndim - 1))
+  wide = w.astype(jnp.promote_types(w.dtype, jnp.float32))
+  largest = jnp.max(jnp.abs(wide), initial=0)
+  unit = wide / jnp.where(largest > 0, largest, 1)  # Squares do not overflow.
+  before, after = (
+    jnp.sum(jnp.square(x), axes) for x in (unit, jnp.where(m, unit, 0))
+  )
+  if keep == 'rms':
+    before *= jnp.mean(m, axes, dtype=before.dtype)
+  factor = jnp.where(after > 0, jnp.sqrt(before / after), 1)
+  return jnp.where(m, wide * factor, 0).astype(w.dtype)

@@ -221,39 +221,6 @@ def average(scores: Sequence[Score]) -> Score:
   return lambda weights: jax.tree.map(mean, *[s(weights) for s in scores])
 
 
-def shuffled(key: jax.Array, score: Score) -> Score:
-  """Shuffles scores inside each leaf: what a score is worth beside its counts.
-
-  The control for pruning at initialisation. A mask whose accuracy survives it
-  chose densities of layers, not weights. A leaf that is split over devices is
-  gathered.
-
-  Args:
-    key: a key of `jax.random.key`.
-    score: the score to be controlled.
-
-  References:
-    Frankle et al., Pruning neural networks at initialization: why are we
-    missing the mark?, 2020, arXiv:2009.08576.
-
-  Example:
-    >>> scores = shuffled(jax.random.key(0), magnitude)
-    >>> sorted(scores({'kernel': jnp.arange(4.0)})['kernel'].tolist())
-    [0.0, 1.0, 2.0, 3.0]
-  """
-
-  check_key(key)
-
-  def shuffle(s, k):
-    return jax.random.permutation(k, s.ravel()).reshape(s.shape)
-
-  def shuffled_score(weights):
-    scores = score(weights)
-    return jax.tree.map(shuffle, scores, leaf_keys(key, scores))
-
-  return shuffled_score
-
-
 def _near_one(s: jax.Array) -> jax.Array:
   """Scales a leaf so that its squares neither overflow nor vanish.
 

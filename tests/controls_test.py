@@ -3,6 +3,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from ong_jax import controls
 
@@ -40,6 +42,16 @@ class ShuffleTest(absltest.TestCase):
     # By one permutation, what was kept of both would be so again.
     one, other = found['a']['kernel'], found['b']['kernel']
     self.assertTrue((other & ~one).any())
+
+  def test_is_split_as_it_was_and_the_same_on_eight_devices(self):
+    mesh = jax.make_mesh((8,), ('model',), axis_types=(AxisType.Auto,))
+    sharding = NamedSharding(mesh, P(None, 'model'))
+    mask = {'kernel': jnp.arange(64 * 48).reshape(64, 48) < 500}
+    found = controls.shuffle(jax.random.key(0), jax.device_put(mask, sharding))
+    self.assertEqual(found['kernel'].sharding, sharding)
+    chex.assert_trees_all_equal(
+      found, controls.shuffle(jax.random.key(0), mask)
+    )
 
   def test_weights_are_no_mask(self):
     with self.assertRaisesRegex(TypeError, "'kernel' must be bool"):

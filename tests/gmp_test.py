@@ -104,6 +104,26 @@ class GmpTest(parameterized.TestCase):
       if not mask.all():
         self.assertGreaterEqual(places[mask].min(), places[~mask].max())
 
+  def test_scores_of_another_shape_are_refused(self):
+    def score(weights):
+      return jax.tree.map(lambda w: jnp.abs(w[:1]), weights)
+
+    tx = gmp(**SETTINGS, score=score).transform(optax.sgd(0.1))
+    with self.assertRaisesRegex(
+      ValueError, '`score` must return scores shaped'
+    ):
+      tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+
+  def test_nan_is_pruned_before_numbers_but_brings_nothing_back(self):
+    method = gmp(
+      **SETTINGS,
+      score=lambda ws: jax.tree.map(lambda w: jnp.full_like(w, jnp.nan), ws),
+    )
+    _, states = train(method, INNER, PARAMS, 9)
+    found = flat_steps(states.mask)
+    self.assertEqual(found.sum(1).tolist(), KEPT)
+    self.assertFalse(np.any(found[1:] & ~found[:-1]))
+
   def test_refuses_what_is_no_score(self):
     with self.assertRaisesRegex(TypeError, '`score` must be'):
       gmp(**SETTINGS, score='magnitude')

@@ -14,7 +14,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import ong_jax
-from ong_jax import allocation, masks, patterns, ranking, scores
+from ong_jax import allocation, controls, masks, patterns, ranking, scores
 
 SHAPES = {'a': (4, 6), 'b': (2, 3, 8), 'c': (4, 6), 'vector': (5,)}
 PRUNABLE = {name: shape for name, shape in SHAPES.items() if len(shape) > 1}
@@ -75,8 +75,10 @@ PRUNERS = {
     scores.normalized(scores.magnitude), allocate=allocation.pooled
   ),
   'average': one_shot(scores.average([scores.magnitude, scores.identity])),
-  'shuffled': one_shot(
-    scores.shuffled(KEY, scores.magnitude), allocate=allocation.erk
+  'shuffled': lambda s: (
+    lambda params: controls.shuffle(
+      KEY, ong_jax.magnitude(sparsity=s, prunable=prunable)(params)
+    )
   ),
   'own': one_shot(
     scores.magnitude,

@@ -3,6 +3,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import ong_jax
 from ong_jax import masks
@@ -76,12 +78,48 @@ class RescaleTest(parameterized.TestCase):
     kept = found[np.asarray(mask['kernel'])]
     self.assertAlmostEqual(float(kept.std() * jnp.sqrt(100)), 1, delta=0.03)
 
-  def test_half_precision_does_not_overflow(self):
-    params = {'kernel': jnp.full((300, 2), 300, jnp.float16)}
-    mask = {'kernel': jnp.arange(600).reshape(300, 2) < 300}
-    found = rescale(params, mask)['kernel']
-    self.assertEqual(found.dtype, jnp.float16)
-    np.testing.assert_array_equal(found[:150], 300)
+  @parameterized.parameters(*_KINDS)
+  def test_squares_neither_overflow_nor_vanish(self, keep, per):
+    for dtype, sizes_ in (
+      (jnp.float16, (1e-3, 1, 300)),
+      (jnp.bfloat16, (1e-20, 1e20)),
+      (jnp.float32, (1e-23, 1e-10, 1e20)),
+    ):
+      mask = {'kernel': jnp.arange(600).reshape(300, 2) < 300}
+      for size in sizes_:
+        params = {'kernel': jnp.full((300, 2), size, dtype)}
+        found = rescale(params, mask, keep=keep, per=per)['kernel']
+        self.assertEqual(found.dtype, dtype)
+        wanted = params['kernel'] * (1 if keep == 'rms' else 2**0.5)
+        np.testing.assert_allclose(
+          np.float64(found[:150]), np.float64(wanted[:150]), rtol=2e-2
+        )
+        np.testing.assert_array_equal(found[150:], 0)
+
+  def test_weights_that_are_not_finite_are_refused_kept_or_not(self):
+    for i in range(2):
+      params = {'a': {'kernel': jnp.ones((2, 2)).at[0, i].set(jnp.nan)}}
+      mask = {'a': {'kernel': jnp.array([[True, False], [True, True]])}}
+      with self.assertRaisesRegex(ValueError, "'a/kernel' .* not finite"):
+        rescale(params, mask)
+
+  def test_what_is_not_prunable_may_be_anything(self):
+    params = {'kernel': jnp.ones((2, 2)), 'mean': jnp.array([jnp.inf])}
+    mask = {'kernel': jnp.ones((2, 2), bool), 'mean': None}
+    chex.assert_trees_all_equal(rescale(params, mask), params)
+
+  @parameterized.parameters(*_KINDS)
+  def test_eight_devices_scale_bit_for_bit_as_one_does(self, keep, per):
+    mesh = jax.make_mesh((8,), ('model',), axis_types=(AxisType.Auto,))
+    sharding = NamedSharding(mesh, P(None, 'model'))
+    params = {'kernel': jax.random.normal(jax.random.key(0), (64, 48))}
+    mask = ong_jax.magnitude(sparsity=0.8)(params)
+    divided = jax.device_put((params, mask), sharding)
+    found = rescale(*divided, keep=keep, per=per)
+    self.assertEqual(found['kernel'].sharding, sharding)
+    chex.assert_trees_all_equal(
+      found, rescale(params, mask, keep=keep, per=per)
+    )
 
   @parameterized.parameters(
     ({'keep': 'mean'}, "`keep` must be one of .*'norm'.*; got 'mean'"),

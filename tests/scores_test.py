@@ -224,23 +224,6 @@ class ScoresOfScoresTest(parameterized.TestCase):
       average(weights)['kernel'], [6e4, 5e4], rtol=1e-3
     )
 
-  def test_shuffled_keeps_the_scores_of_each_leaf(self):
-    weights = {'a': jnp.arange(40.0).reshape(5, 8), 'b': 100 + jnp.arange(40.0)}
-    found = scores.shuffled(KEY, scores.magnitude)(weights | {'c': None})
-    self.assertIsNone(found['c'])
-    orders = {}
-    for name, weight in weights.items():
-      shuffled = np.asarray(found[name])
-      self.assertEqual(shuffled.shape, weight.shape)
-      np.testing.assert_array_equal(np.sort(shuffled.ravel()), weight.ravel())
-      orders[name] = tuple(shuffled.ravel() - weight.min())
-    self.assertLess(np.mean(found['a'] == weights['a']), 0.2)
-    self.assertNotEqual(orders['a'], orders['b'])
-    again = scores.shuffled(jax.random.key(0), scores.magnitude)(weights)
-    chex.assert_trees_all_equal(again['a'], found['a'])
-    other = scores.shuffled(jax.random.key(1), scores.magnitude)(weights)
-    self.assertTrue(jnp.any(other['a'] != found['a']))
-
   def test_at_least_by_hand(self):
     s, inf = jnp.array([[9.0, 1.0], [8.0, 3.0], [7.0, 2.0]]), jnp.inf
     expected = [[inf, 1], [inf, inf], [7, inf]]
@@ -279,7 +262,6 @@ class ShardedTest(parameterized.TestCase):
     ('normalized', scores.normalized(scores.magnitude)),
     ('lamp', scores.lamp(scores.magnitude)),
     ('at_least', scores.at_least(scores.magnitude, 3)),
-    ('shuffled', scores.shuffled(KEY, scores.magnitude)),
   )
   def test_eight_devices_score_bit_for_bit_as_one_does(self, score):
     mesh = jax.make_mesh((8,), ('model',), axis_types=(AxisType.Auto,))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from ong_jax import allocation, ranking, schedules, scores, selection
 from ong_jax.checks import check_function
 from ong_jax.method import SparseMethod, prunes_to
-from ong_jax.pruners import magnitude
+from ong_jax.pruners import check_shapes, magnitude
 from ong_jax.states import remask
 from ong_jax.transforms import latent_transform, masked_transform
 from ong_jax.types import Allocation, Predicate, Score
@@ -22,7 +22,7 @@ def gmp(
   allocate: Allocation = allocation.pooled,
   prunable: Predicate = selection.is_kernel,
 ) -> SparseMethod:
-  """Prunes by magnitude in many small steps, while training goes on.
+  """Prunes in many small steps, while training goes on: by magnitude.
 
   After t updates of the mask the sparsity is s - s (1 - t / n)^3. Momentum is 0
   where the mask has just changed; the authors' code has it 0 wherever the mask
@@ -34,7 +34,8 @@ def gmp(
     num_updates: n. Leave time to train after the last of them, which comes at
       step n * interval.
     score: `weights -> scores` by which weights stay, in the place of their
-      magnitude.
+      magnitude. It is traced, so one that sums over a kernel, as an NMF does,
+      may differ in the last bits where kernels are split over devices.
     recover: whether pruned weights may return. If so, they live on behind the
       mask: no gradient reaches them, but weight decay does, and each mask is
       made anew of all weights. If not, they are 0 for good, but that an
@@ -70,6 +71,8 @@ def gmp(
 
     def prune():
       ranked = score(weights)
+      check_shapes('score', ranked, weights)
+      ranked = jax.tree.map(_lowest_for_nan, ranked)
       if not recover:  # Whatever their score, the pruned ones stay pruned.
         ranked = jax.tree.map(
           lambda x, m: jnp.where(m, x, -jnp.inf), ranked, state.mask
@@ -86,3 +89,8 @@ def gmp(
 
   init = prunes_to(sparsity, allocate, prunable)
   return SparseMethod(transform, init=init)
+
+
+def _lowest_for_nan(x: jax.Array) -> jax.Array:
+  """Ranks NaN below all numbers, but above what is pruned."""
+  return jnp.where(jnp.isnan(x), jnp.finfo(x.dtype).min, x)
