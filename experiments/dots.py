@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.paired import Difference
+from experiments import tables
+from experiments.paired import Difference, is_dense
 from experiments.rows import Row, Section
 from ong_jax.plots.drawing import COLORS, bare
 
@@ -18,8 +19,7 @@ def accuracies(section: Section) -> Any:
   """
   by_sparsity: dict[float, list[Row]] = {}
   for row in section.rows:
-    dense = row.config.method == 'dense'
-    asked = 0.0 if dense else row.config.sparsity
+    asked = 0.0 if is_dense(row) else row.config.sparsity
     by_sparsity.setdefault(asked, []).append(row)
   figure, panels = _panels([len(rows) for rows in by_sparsity.values()])
   for panel, (asked, rows) in zip(panels, by_sparsity.items()):
@@ -37,7 +37,7 @@ def accuracies(section: Section) -> Any:
         lw=1.2,
       )
     panel.set_title(f'{100 * asked:g} % removed', fontsize=9, loc='left')
-  panels[-1].set_xlabel('test accuracy, %', fontsize=9)
+  panels[-1].set_xlabel(f'{tables.accuracy(section)}, %', fontsize=9)
   return figure
 
 
@@ -46,7 +46,7 @@ def differences(section: Section, found: Sequence[Difference]) -> Any:
 
   Args:
     section: that they are of.
-    found: of `paired.against`; those of a sparsity are a panel.
+    found: of `paired.against`, at least one; those of a sparsity are a panel.
   """
   by_sparsity: dict[float, list[Difference]] = {}
   for x in found:
@@ -56,19 +56,15 @@ def differences(section: Section, found: Sequence[Difference]) -> Any:
     panel.axvline(0, color='0.6', lw=0.8)
     _names(panel, [section.label(x.row) for x in some])
     for i, x in enumerate(some):
-      sure = x.half is not None and abs(x.mean) > x.half
-      panel.errorbar(
-        x.mean,
-        i,
-        xerr=x.half or 0,
-        color=COLORS[0],
-        marker='o',
-        ms=4,
-        lw=1.2,
-        markerfacecolor=COLORS[0] if sure else 'white',
+      sure = x.jointly is not None and abs(x.mean) > x.jointly
+      for half, width in (x.jointly, 0.8), (x.alone, 2.2):
+        panel.errorbar(x.mean, i, xerr=half or 0, color=COLORS[0], lw=width)
+      face = COLORS[0] if sure else 'white'
+      panel.plot(
+        x.mean, i, 'o', color=COLORS[0], ms=5, markerfacecolor=face, zorder=3
       )
     panel.set_title(f'{100 * asked:g} % removed', fontsize=9, loc='left')
-  panels[-1].set_xlabel('points of test accuracy', fontsize=9)
+  panels[-1].set_xlabel(f'points of {tables.accuracy(section)}', fontsize=9)
   return figure
 
 

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from experiments import dots, paired
+from experiments import dots, paired, tables
 from experiments.rows import Row, Section
 from ong_jax import plots
 from ong_jax.plots.drawing import COLORS, MARKERS, bare
@@ -25,12 +25,13 @@ def of(section: Section) -> list[dict[str, str]]:
   Returns:
     `caption`, `alt` and `source`, a data URI, of each picture.
   """
-  sparse = [row for row in section.rows if not _is_dense(row)]
+  accuracy = tables.accuracy(section).capitalize()
+  sparse = [row for row in section.rows if not paired.is_dense(row)]
   if len(_looks(section)) > _MOST:
     return [
       _encoded(
         dots.accuracies(section),
-        'Test accuracy: mean, standard deviation where there are several '
+        f'{accuracy}: mean, standard deviation where there are several '
         'seeds, and each of them as a small dot. Curves and layers are drawn '
         f'of up to {_MOST} configurations: name fewer runs to see them.',
       )
@@ -40,16 +41,16 @@ def of(section: Section) -> list[dict[str, str]]:
     found.append(
       _encoded(
         _accuracy(section),
-        'Test accuracy over the fraction of weights that are removed: mean, '
-        'and standard deviation where there are several seeds. The axis is the '
+        f'{accuracy} over the fraction of weights that are removed: mean, and '
+        'standard deviation where there are several seeds. The axis is the '
         'logarithm of what is left; points of one sparsity stand side by side.',
       )
     )
   if sparse and any(len(_curve(row)) > 1 for row in section.rows):
     found.append(
       _encoded(
-        _panels(section, _curve, 'epoch', 'test accuracy, %'),
-        'Test accuracy while training, of what would have been deployed then: '
+        _panels(section, _curve, 'epoch', f'{tables.accuracy(section)}, %'),
+        f'{accuracy} while training, of what would have been deployed then: '
         'mean over seeds.',
       )
     )
@@ -70,9 +71,8 @@ def differences(
   """Draws rows against one of them; see `paired.against`."""
   return _encoded(
     dots.differences(section, found),
-    f'By how many points each is ahead of {label}, seed by seed: mean, and its '
-    f'{100 * paired.CONFIDENCE:g} % confidence interval where there are '
-    'several seeds. Full where that has no 0 in it.',
+    f'{tables.paired_words(label, found)} Thick is the first of them, thin the '
+    'other; full are dots where that has no 0 in it.',
   )
 
 
@@ -83,13 +83,11 @@ def _layers(rows: Sequence[Row]) -> str:
   return f'1 is {names[0]}, {len(names)} is {names[-1]}.'
 
 
-def _is_dense(row: Row) -> bool:
-  return row.config.method == 'dense'
-
-
 def _looks(section: Section) -> dict[str, dict[str, Any]]:
   """One look for each method, in all pictures as in `plots.accuracy`."""
-  labels = {section.label(r): None for r in section.rows if not _is_dense(r)}
+  labels = {
+    section.label(r): None for r in section.rows if not paired.is_dense(r)
+  }
   return {
     label: {
       'color': COLORS[i % len(COLORS)],
@@ -105,7 +103,7 @@ def _accuracy(section: Section) -> Any:
   figure = Figure((_WIDTH, 4.2), layout='constrained')
   results = [
     {
-      'label': 'dense' if _is_dense(row) else section.label(row),
+      'label': 'dense' if paired.is_dense(row) else section.label(row),
       'sparsity': run.result['sparsity'],
       'test_accuracy': run.result['test_accuracy'],
     }
@@ -128,7 +126,9 @@ def _panels(
   from matplotlib.figure import Figure
 
   looks = _looks(section)
-  asked = sorted({r.config.sparsity for r in section.rows if not _is_dense(r)})
+  asked = sorted(
+    {r.config.sparsity for r in section.rows if not paired.is_dense(r)}
+  )
   columns = min(len(asked), 3)
   num_lines = math.ceil(len(asked) / columns)
   figure = Figure(
@@ -141,7 +141,7 @@ def _panels(
   for panel, sparsity in zip(panels.flat, asked):
     panel.set_title(f'{100 * sparsity:g} % removed', fontsize=9)
     for row in section.rows:
-      if not _is_dense(row) and row.config.sparsity != sparsity:
+      if not paired.is_dense(row) and row.config.sparsity != sparsity:
         continue
       if not (found := points(row)):
         continue
@@ -213,7 +213,7 @@ def _curve(row: Row) -> list[tuple[float, float]]:
 
 def _densities(row: Row) -> list[tuple[float, float]]:
   """(layer, mean percent of its weights that are left)."""
-  if _is_dense(row):
+  if paired.is_dense(row):
     return []
   runs = [run.result.get('layers', []) for run in row.runs]
   return [

@@ -30,29 +30,44 @@ SURVIVORS: dict[str, Callable[[Run, Params, Mask], Params]] = {
   },
   'redrawn': lambda run, params, mask: run.draw(_key(run, _REDRAW))[0],
 }
+Recipe = Callable[..., list[Segment]]
 
 
-def recipe(
-  make: Callable[..., Prune],
-) -> Callable[..., list[Segment]]:
+def retrained(make: Callable[..., Prune]) -> Recipe:
   """Makes the recipe of a method that prunes once.
 
-  After dense training, if there is any; and then it trains under its mask, at
-  the rate of retraining if the network was trained. All such methods have some
-  options in common:
+  After dense training, if there is any; and then it trains under its mask. All
+  such methods have the option `retraining`: the rate if there was training.
+
+  Args:
+    make: `(run, *, options) -> prune`.
+
+  Returns:
+    A function `(run, *, options) -> segments`, with that option, too.
+  """
+
+  def planned(run: Run, *, retraining: str = 'llr', **options: Any):
+    return _segments(run, make(run, **options), retraining)
+
+  return _with_options_of(make, planned)
+
+
+def compared(make: Callable[..., Prune]) -> Recipe:
+  """Makes the recipe of a method that chooses single weights, once.
+
+  As `retrained`, with the options by which such masks are compared:
 
   - `survivors`: the weights that are kept stay as they are (`kept`), are scaled
     to the size that those of the `layer` or `filter` had before (`-rms`, or
     `-norm` for what the new fan-in asks for), or are `redrawn` by the
     initializer, without a look at those that the mask was made of.
   - `shuffle`: whether the mask is shuffled inside each layer.
-  - `retraining`: the rate after a network was trained.
 
   Args:
-    make: `(run, *, options) -> prune`.
+    make: `(run, *, options) -> prune`, which gives back the params as they are.
 
   Returns:
-    A function `(run, *, options) -> segments`, with the options of both.
+    A function `(run, *, options) -> segments`, with these options, too.
   """
 
   def planned(
@@ -62,14 +77,17 @@ def recipe(
     shuffle: bool = False,
     retraining: str = 'llr',
     **options: Any,
-  ) -> list[Segment]:
-    # Refused even where they are not needed.
+  ):
     survive = plan.choose('survivors', survivors, SURVIVORS)
-    plan.choose('retraining', retraining, RETRAINING)
     if survivors == 'redrawn' and run.trained:
       raise ValueError(
         '`survivors`=redrawn would forget what was trained: leave out '
         '`dense_epochs` and `init_from`.'
+      )
+    if survivors != 'kept' and retraining == 'allr':
+      raise ValueError(
+        '`retraining`=allr goes by the norm that pruning takes away, which '
+        f'`survivors`={survivors} brings back. Take llr.'
       )
     prune = make(run, **options)
 
@@ -79,27 +97,38 @@ def recipe(
         mask = controls.shuffle(_key(run, _SHUFFLE), mask)
       return survive(run, params, mask), mask
 
-    rate = training(run.config, run.steps)
-    if run.trained:
-      rate = plan.retraining_rate(
-        run, retraining, run.steps, run.original_steps
-      )
-    return plan.after_dense(run) + [
-      Segment(run.steps, ong_jax.static, rate, prune=prune_and_scale)
+    return _segments(run, prune_and_scale, retraining)
+
+  return _with_options_of(make, planned)
+
+
+def _segments(run: Run, prune: Prune, retraining: str) -> list[Segment]:
+  plan.choose('retraining', retraining, RETRAINING)  # Refused even if unused.
+  rate = training(run.config, run.steps)
+  if run.trained:
+    rate = plan.retraining_rate(run, retraining, run.steps, run.original_steps)
+  return plan.after_dense(run) + [
+    Segment(run.steps, ong_jax.static, rate, prune=prune)
+  ]
+
+
+def _with_options_of(make: Callable, wrapper: Callable) -> Callable:
+  """Gives a wrapper the name, the words and the options of what it wraps.
+
+  Its own options come after these. They are read from the signature.
+  """
+  own, more = (
+    [
+      x
+      for x in inspect.signature(f).parameters.values()
+      if x.kind is x.KEYWORD_ONLY
     ]
-
-  signature = _merged(inspect.signature(make), inspect.signature(planned))
-  planned = functools.wraps(make)(planned)
-  planned.__signature__ = signature  # Which options are read from.
-  return planned
-
-
-def _merged(
-  own: inspect.Signature, common: inspect.Signature
-) -> inspect.Signature:
-  """Adds the keywords that all have in common to those of a method's own."""
-  keywords = [x for x in common.parameters.values() if x.kind is x.KEYWORD_ONLY]
-  return common.replace(parameters=[*own.parameters.values(), *keywords])
+    for f in (make, wrapper)
+  )
+  run = inspect.Parameter('run', inspect.Parameter.POSITIONAL_OR_KEYWORD)
+  functools.update_wrapper(wrapper, make)
+  wrapper.__signature__ = inspect.Signature([run, *own, *more])
+  return wrapper
 
 
 def _key(run: Run, number: int) -> jax.Array:

@@ -1,11 +1,12 @@
 """Rows against one of them, seed by seed.
 
-Runs of one seed begin with the same weights and see the same batches, so that
-what they differ by varies less than each of them.
+Runs of one seed see the same batches, and most begin with the same weights, so
+that what they differ by varies less than each of them.
 """
 
 import math
 import statistics
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import scipy.stats
@@ -20,9 +21,16 @@ class Difference(NamedTuple):
   """By how much a row is ahead of the one that it is compared with."""
 
   row: Row
-  mean: float  # Of the accuracies' differences, in points: of percent.
-  half: float | None  # Of the interval's width; None of a single pair.
-  pairs: int  # Seeds that both have.
+  points: tuple[float, ...]  # Of percent, for each seed that both have.
+  # Halves of confidence intervals: of this comparison alone, by Student; and of
+  # all at its sparsity at once, whose deviations are taken for one.
+  alone: float | None = None
+  jointly: float | None = None
+
+  @property
+  def mean(self) -> float:
+    """Over seeds."""
+    return statistics.fmean(self.points)
 
 
 def against(section: Section, label: str) -> list[Difference]:
@@ -30,53 +38,87 @@ def against(section: Section, label: str) -> list[Difference]:
 
   Args:
     section: rows of one budget.
-    label: of the row that the others are compared with, at their sparsity.
+    label: of the row that the others are compared with: at their sparsity, or
+      at all if it is dense.
 
   Returns:
-    A difference for each other row that shares a seed, by sparsity, the best
-    first; none where no row has that label.
+    A difference for each other sparse row that shares a seed, by sparsity, the
+    best first; none where no row has that label.
+
+  Raises:
+    ValueError: two rows of one sparsity have that label.
   """
-  references = {
-    row.config.sparsity: row
-    for row in section.rows
-    if section.label(row) == label
-  }
-  found = [
-    difference(row, references[row.config.sparsity])
-    for row in section.rows
-    if row.config.sparsity in references and section.label(row) != label
+  references = [row for row in section.rows if section.label(row) == label]
+  found: dict[float, list[Difference]] = {}
+  for row in section.rows:
+    same = [
+      reference
+      for reference in references
+      if is_dense(reference) or reference.config.sparsity == row.config.sparsity
+    ]
+    if len(same) > 1:
+      raise ValueError(
+        f'`against`={label!r} is the label of several rows, of which none can '
+        'be chosen. Report fewer runs.'
+      )
+    if same and not is_dense(row) and row not in references:
+      points = differences(row, same[0])
+      if points:
+        found.setdefault(row.config.sparsity, []).append(
+          Difference(row, points)
+        )
+  return [
+    difference
+    for asked in sorted(found)
+    for difference in sorted(_sure(found[asked]), key=lambda x: -x.mean)
   ]
-  return sorted(
-    (x for x in found if x), key=lambda x: (x.row.config.sparsity, -x.mean)
-  )
 
 
-def difference(row: Row, reference: Row) -> Difference | None:
-  """Compares two rows; None if they have no seed in common."""
+def is_dense(row: Row) -> bool:
+  """Whether nothing is pruned, whatever was asked for."""
+  return row.config.method == 'dense'
+
+
+def differences(row: Row, reference: Row) -> tuple[float, ...]:
+  """By how many points a row is ahead, for each seed that both have."""
   ours, theirs = (
     {run.config.seed: run.result['test_accuracy'] for run in r.runs}
     for r in (row, reference)
   )
-  points = [100 * (ours[seed] - theirs[seed]) for seed in ours.keys() & theirs]
-  if not points:
+  return tuple(
+    100 * (ours[seed] - theirs[seed]) for seed in sorted({*ours} & {*theirs})
+  )
+
+
+def _sure(found: Sequence[Difference]) -> list[Difference]:
+  """Adds the intervals."""
+  freedom = sum(len(x.points) - 1 for x in found)
+  squares = sum(len(x.points) * statistics.pvariance(x.points) for x in found)
+  return [
+    x._replace(
+      alone=_half(
+        len(x.points) * statistics.pvariance(x.points),
+        len(x.points) - 1,
+        len(x.points),
+      ),
+      jointly=_half(squares, freedom, len(x.points), comparisons=len(found)),
+    )
+    for x in found
+  ]
+
+
+def _half(
+  squares: float, freedom: int, num: int, comparisons: int = 1
+) -> float | None:
+  """Half of a mean's interval, of a sum of squares; by Bonferroni of many."""
+  if not freedom:
     return None
-  return Difference(row, statistics.fmean(points), half(points), len(points))
+  miss = (1 - CONFIDENCE) / 2 / comparisons
+  quantile = float(scipy.stats.t.ppf(1 - miss, freedom))
+  return quantile * math.sqrt(squares / freedom / num)
 
 
-def half(values: list[float]) -> float | None:
-  """Half of the confidence interval of a mean, by Student's t.
-
-  Example:
-    >>> round(half([1.0, 2.0, 3.0]), 3)  # 4.303 / sqrt(3)
-    2.484
-  """
-  if len(values) < 2:
-    return None
-  quantile = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)
-  return float(quantile) * statistics.stdev(values) / math.sqrt(len(values))
-
-
-def check(sections: list[Section], label: str) -> None:
+def check(sections: Sequence[Section], label: str) -> None:
   """Raises a `ValueError` with the nearest label, unless a row has it."""
   labels = [section.label(row) for section in sections for row in section.rows]
   check_choice('against', label, list(dict.fromkeys(labels)))

@@ -110,7 +110,7 @@ def read(paths: Iterable[str]) -> tuple[list[Run], list[str]]:
       except (KeyError, OSError, TypeError, ValueError) as error:
         problems.append(f"'{file}' is damaged ({error!r:.200}).")
         continue
-      command = commands.command(run.config)
+      command = commands.command(_identity(run.config))
       if command in seen:
         problems.append(f"'{file}' repeats a run, which counts once.")
         continue
@@ -158,7 +158,7 @@ def sections(runs: Iterable[Run]) -> list[Section]:
   """
   rows: dict[str, list[Run]] = {}
   for run in runs:
-    unseeded = dataclasses.replace(run.config, seed=0)
+    unseeded = _identity(dataclasses.replace(run.config, seed=0))
     rows.setdefault(' '.join(commands.flags(unseeded)), []).append(run)
   budgets: dict[Budget, list[Row]] = {}
   for same in rows.values():
@@ -171,6 +171,11 @@ def sections(runs: Iterable[Run]) -> list[Section]:
     )
     for key, found in sorted(budgets.items(), key=str)
   ]
+
+
+def _identity(config: Config) -> Config:
+  """Drops what changes no number of a result."""
+  return dataclasses.replace(config, evaluate_every=Config.evaluate_every)
 
 
 def budget(config: Config) -> Budget:

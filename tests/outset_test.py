@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from experiments import options, outset, plan
+from experiments import calibration, options, plan
 from experiments.config import Config
-from experiments.recipes import once
+from experiments.recipes import calibrated, once
 from ong_jax import masks
 from ong_jax.rescaling import rescale
 
@@ -87,13 +87,23 @@ class RecipeTest(parameterized.TestCase):
     ({'survivors': 'layer-mean'}, {}, "nearest is 'layer-rms'"),
     ({'retraining': 'lr'}, {}, '`retraining` must be one of'),
     ({'survivors': 'redrawn'}, {'dense_epochs': 1}, 'would forget'),
+    (
+      {'survivors': 'layer-rms', 'retraining': 'allr'},
+      {'dense_epochs': 1},
+      'Take llr',
+    ),
   )
   def test_what_makes_no_sense_is_refused(self, given, fields, message):
     with self.assertRaisesRegex(ValueError, message):
       once.magnitude(context(**fields), **given)
 
-  def test_every_way_has_a_name(self):
-    self.assertLen(outset.SURVIVORS, 6)
+  @parameterized.parameters(
+    once.magnitude_nm, once.magnitude_blocks, calibrated.wanda
+  )
+  def test_patterns_and_what_moves_weights_are_not_compared_so(self, recipe):
+    found = [text.split('=')[0] for text in options.describe(recipe)]
+    self.assertIn('retraining', found)
+    self.assertNoCommonElements(found, ['survivors', 'shuffle'])
 
 
 class OngTest(parameterized.TestCase):
@@ -104,12 +114,52 @@ class OngTest(parameterized.TestCase):
     return segment.prune(params(), None)[1]
 
   def test_floor(self):
-    # Of this key, a filter of the classifier is empty without.
-    mask = self.mask(allocate='pooled', floor=3)
-    for leaf in jax.tree.leaves(mask):
-      kept = leaf.reshape(-1, leaf.shape[-1]).sum(0)
-      self.assertGreaterEqual(int(kept.min()), 3)
+    def fewest(mask):
+      counts = [
+        leaf.reshape(-1, leaf.shape[-1]).sum(0)
+        for leaf in jax.tree.leaves(mask)
+      ]
+      return min(int(x.min()) for x in counts)
+
+    self.assertLess(fewest(self.mask()), 3)
+    mask = self.mask(floor=3)
+    self.assertEqual(fewest(mask), 3)
     self.assertEqual(sum(int(x.sum()) for x in jax.tree.leaves(mask)), 90)
+
+  @parameterized.parameters('sensitivity', 'activations')
+  def test_what_is_left_out_is_left_out_of_what_is_measured(self, measure):
+    batches = [jax.random.normal(jax.random.key(i), (8, 4)) for i in range(3)]
+
+    def logits(params, x):
+      return (
+        jnp.tanh(x @ params['conv1']['kernel']) @ params['linear']['kernel']
+      )
+
+    seen = []
+
+    def first(num_batches):
+      seen.append(num_batches)
+      return batches[:num_batches]
+
+    run = context()._replace(
+      calibration=calibration.Calibration(
+        first, lambda params, x: (logits(params, x) ** 2).mean(), logits, None
+      )
+    )
+    weights = {
+      'conv1': {'kernel': jax.random.normal(jax.random.key(0), (4, 16))},
+      'linear': {'kernel': jax.random.normal(jax.random.key(1), (16, 10))},
+    }
+    (segment,) = once.ong(run, measure=measure, batches=2, all_kernels=False)
+    _, mask = segment.prune(weights, None)
+    self.assertIsNone(mask['linear']['kernel'])
+    self.assertEqual(int(mask['conv1']['kernel'].sum()), 13)  # Of 64.
+    self.assertEqual(seen, [2])
+    (segment,) = once.ong(run, measure='weights', all_kernels=False)
+    _, other = segment.prune(weights, None)
+    self.assertFalse(
+      np.array_equal(mask['conv1']['kernel'], other['conv1']['kernel'])
+    )
 
   @parameterized.parameters(
     {'start': 'nndsvd'},
@@ -131,6 +181,7 @@ class OngTest(parameterized.TestCase):
     ({'measure': 'gradient'}, '`measure` must be one of'),
     ({'start': 'svd'}, "nearest is 'nndsvd'"),
     ({'batches': 0}, '`batches` must be'),
+    ({'floor': -1}, '`floor` must be at least 0'),
   )
   def test_other_values_are_refused(self, given, message):
     with self.assertRaisesRegex(ValueError, message):

@@ -95,8 +95,12 @@ class ReportTest(parameterized.TestCase):
     )
     text = (self.out / 'report.md').read_text()
     self.assertIn('### Against `ong`', text)
-    self.assertIn('| random | 80 % | +2.00 | +2.00 to +2.00 | 2 |', text)
-    self.assertIn('| ong | 80 % | -2.00 | -2.00 to -2.00 | 2 |', text)
+    self.assertIn(
+      '| random | 80 % | +2.00 | +2.00 to +2.00 | +2.00 to +2.00 | 2 |', text
+    )
+    self.assertIn(
+      '| ong | 80 % | -2.00 | -2.00 to -2.00 | -2.00 to -2.00 | 2 |', text
+    )
     parser = Parser()
     parser.feed((self.out / 'report.html').read_text())
     self.assertLen(parser.sources, 5)

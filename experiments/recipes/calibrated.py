@@ -17,14 +17,14 @@ def _ten(run: Run) -> int:
   return min(10, run.steps_per_epoch)
 
 
-@outset.recipe
+@outset.compared
 def snip(run: Run, *, batches: int = 1, allocate: str = 'pooled') -> Prune:
   """Prunes by connection sensitivity."""
   measure = sensitivity(run.calibration.loss, run.calibration.batches(batches))
   return _by_measure(run, measure, allocate)
 
 
-@outset.recipe
+@outset.compared
 def grasp(run: Run, *, batches: int = 1, allocate: str = 'pooled') -> Prune:
   """Prunes by what preserves the gradient's norm."""
   loss = functools.partial(run.calibration.loss, temperature=_TEMPERATURE)
@@ -32,7 +32,7 @@ def grasp(run: Run, *, batches: int = 1, allocate: str = 'pooled') -> Prune:
   return _by_measure(run, measure, allocate)
 
 
-@outset.recipe
+@outset.compared
 def synflow(run: Run, *, rounds: int = 100, allocate: str = 'pooled') -> Prune:
   """Prunes by synaptic flow, in rounds."""
   pruner = ong_jax.synflow(
@@ -44,7 +44,7 @@ def synflow(run: Run, *, rounds: int = 100, allocate: str = 'pooled') -> Prune:
   return plan.by(pruner)
 
 
-@outset.recipe
+@outset.retrained
 def wanda(run: Run, *, batches: int = _ten, m: int = 0) -> Prune:
   """Prunes by weights and activations; of every m inputs, if it is not 0."""
   pruner = ong_jax.wanda(
@@ -53,7 +53,7 @@ def wanda(run: Run, *, batches: int = _ten, m: int = 0) -> Prune:
   return plan.by(pruner)
 
 
-@outset.recipe
+@outset.retrained
 def sparsegpt(
   run: Run, *, batches: int = _ten, m: int = 0, damping: float = 0.01
 ) -> Prune:

@@ -20,7 +20,7 @@ from ong_jax import (
   selection,
   starts,
 )
-from ong_jax.types import Measure, Score
+from ong_jax.types import Measure, Predicate, Score
 
 SALIENCIES = {
   f.__name__: f
@@ -40,14 +40,14 @@ STARTS = {
   'nndsvd': starts.nndsvd,
   'nndsvda': starts.nndsvda,
 }
-# What is factorized, of so many batches.
-MEASURES: dict[str, Callable[[Run, int], Measure | None]] = {
-  'weights': lambda run, batches: None,
-  'sensitivity': lambda run, batches: calibrated.sensitivity(
-    run.calibration.loss, run.calibration.batches(batches)
+# What is factorized: (run, batches to look at, which leaves) -> measure.
+MEASURES: dict[str, Callable[[Run, int, Predicate], Measure | None]] = {
+  'weights': lambda run, batches, prunable: None,
+  'sensitivity': lambda run, batches, prunable: calibrated.sensitivity(
+    run.calibration.loss, run.calibration.batches(batches), prunable
   ),
-  'activations': lambda run, batches: activations.weighted_magnitude(
-    run.calibration.logits, run.calibration.batches(batches)
+  'activations': lambda run, batches, prunable: activations.weighted_magnitude(
+    run.calibration.logits, run.calibration.batches(batches), prunable
   ),
 }
 
@@ -70,7 +70,7 @@ def dense(run: Run) -> list[Segment]:
   return [plan.dense_segment(run, run.dense_steps + run.steps)]
 
 
-@outset.recipe
+@outset.compared
 def ong(
   run: Run,
   *,
@@ -100,6 +100,10 @@ def ong(
     all_kernels: or all but the classifier and the projections of shortcuts.
   """
   schedules.check_steps(batches=batches)
+  if floor < 0:
+    raise ValueError(f'`floor` must be at least 0, got {floor}.')
+  prunable = selection.is_kernel if all_kernels else _reference_set
+  measured = plan.choose('measure', measure, MEASURES)
   score = scores.ong(
     jax.random.key(NMF_KEY),
     saliency=plan.choose('saliency', saliency, SALIENCIES),
@@ -113,13 +117,13 @@ def ong(
     scores.at_least(score, floor) if floor else score,
     run.config.sparsity,
     allocate=plan.choose('allocate', allocate, plan.ALLOCATIONS),
-    measure=plan.choose('measure', measure, MEASURES)(run, batches),
-    prunable=selection.is_kernel if all_kernels else _reference_set,
+    measure=measured(run, batches, prunable),
+    prunable=prunable,
   )
   return plan.by(pruner)
 
 
-@outset.recipe
+@outset.compared
 def magnitude(
   run: Run, *, allocate: str = 'pooled', normalize: bool = False
 ) -> Prune:
@@ -133,20 +137,20 @@ def magnitude(
   return plan.by(pruner)
 
 
-@outset.recipe
+@outset.compared
 def lamp(run: Run) -> Prune:
   """Prunes once, by layer-adaptive magnitude."""
   return plan.by(ong_jax.lamp(sparsity=run.config.sparsity))
 
 
-@outset.recipe
+@outset.retrained
 def magnitude_nm(run: Run, *, m: int = 4) -> Prune:
   """Prunes once, to as many of every m weights as the sparsity says."""
   pattern = patterns.n_of_m(plan.kept_of(run, m), m)
   return plan.by(ong_jax.one_shot(scores.magnitude, pattern=pattern))
 
 
-@outset.recipe
+@outset.retrained
 def magnitude_blocks(
   run: Run, *, inputs: int = 4, outputs: int = 4, allocate: str = 'uniform'
 ) -> Prune:
@@ -160,7 +164,7 @@ def magnitude_blocks(
   return plan.by(ong_jax.one_shot(scores.magnitude, pattern=pattern))
 
 
-@outset.recipe
+@outset.compared
 def random(run: Run, *, allocate: str = 'erk') -> Prune:
   """Prunes once, at random."""
   pruner = ong_jax.random(
