@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experiments import checkpoints, data, pretrained, tensor_files
+from experiments import checkpoints, data, pretrained, subsets, tensor_files
 from experiments.config import Config
 from ong_jax.selection import name_of
 
@@ -35,6 +35,7 @@ def initial(
       epochs = _USUAL_EPOCHS
     else:
       params, stats, before = checkpoints.load_final(config.init_from)
+      subsets.check_unseen(config, before)
       mean, std = before['image_mean'], before['image_std']
       epochs = before['dense_epochs'] + before['epochs']
       _check_same_shapes(config, templates, (params, stats))

@@ -52,7 +52,8 @@ def check(config: Config) -> None:
       config.init_from, shapes['params'], shapes['batch_stats']
     )
   elif config.init_from:
-    checkpoints.load_final(config.init_from)
+    *_, before = checkpoints.load_final(config.init_from)
+    subsets.check_unseen(config, before)
   num_steps = num_images // config.batch_size
   epochs = config.dense_epochs + config.epochs
   if epochs * num_steps >= 2**31:

@@ -4,6 +4,9 @@ So that what is chosen (a schedule, a weight decay, an option) is chosen on
 images that are neither trained on nor in the test set.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from experiments import data
@@ -41,6 +44,30 @@ def check(config: Config) -> None:
       f'`train_images`={config.train_images} and `validation_images`='
       f'{config.validation_images} are more than the {num_images} training '
       f'images of {config.dataset}.'
+    )
+
+
+def check_unseen(config: Config, before: Mapping[str, Any]) -> None:
+  """Raises a `ValueError` if held-out images were trained on before.
+
+  Args:
+    config: of a run that begins with the network of another.
+    before: the config of that one.
+
+  Example:
+    >>> config = Config(validation_images=5000, init_from='runs/dense')
+    >>> check_unseen(config, vars(Config(validation_images=5000)))
+  """
+  if before['dataset'] != config.dataset:
+    return
+  num_images, _ = data.SIZES[config.dataset]
+  held_out = before.get('validation_images', 0)
+  trained = before.get('train_images', 0) or num_images - held_out
+  if trained > num_images - config.validation_images:
+    raise ValueError(
+      f'`validation_images`={config.validation_images}: the network of '
+      f"`init_from`='{config.init_from}' was trained on some of them. It held "
+      f'out {held_out}.'
     )
 
 

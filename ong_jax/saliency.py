@@ -41,10 +41,10 @@ def recon_mag(v: jax.Array, w: jax.Array, h: jax.Array) -> jax.Array:
 
 
 def tempered(v: jax.Array, w: jax.Array, h: jax.Array) -> jax.Array:
-  """V * sqrt(W H), the root at a mean square of 1: `recon_mag`, by half.
+  """V * sqrt(W H / mean(W H)): between magnitude and `recon_mag`.
 
   At the scale of the magnitudes, so that a ranking of several kernels compares
-  these as magnitude does.
+  these as magnitude does; that of `recon_mag` is of squares.
   """
   x = w @ h
   mean = x.mean()

@@ -59,6 +59,25 @@ class SubsetsTest(parameterized.TestCase):
       run.checked(Config(dataset='cifar10_mini', **fields))
 
   @parameterized.parameters(
+    ({}, False),
+    ({'validation_images': 500}, True),
+    ({'validation_images': 490}, False),
+    ({'train_images': 4500}, True),
+    ({'train_images': 4510}, False),
+    ({'dataset': 'cifar100'}, True),
+  )
+  def test_held_out_images_must_be_new_to_a_network(self, before, fine):
+    config = Config(
+      dataset='cifar10_mini', validation_images=500, init_from='runs/dense'
+    )
+    before = vars(Config(dataset='cifar10_mini')) | before
+    if fine:
+      subsets.check_unseen(config, before)
+    else:
+      with self.assertRaisesRegex(ValueError, "'runs/dense' was trained on"):
+        subsets.check_unseen(config, before)
+
+  @parameterized.parameters(
     ({}, 5000),
     ({'train_images': 1000}, 1000),
     ({'validation_images': 500}, 4500),
