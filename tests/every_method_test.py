@@ -36,18 +36,10 @@ _USUAL = 0.8
 _MISSING = {'iee-channels': 57, 'magnitude-blocks': 30}
 
 
-def _prunes_only(name):
-  """Whether it trains under one mask at a time, as `ong` does."""
-  recipe = METHODS[name].recipe
-  module = getattr(recipe, 'func', recipe).__module__
-  return module.rsplit('.')[-1] in ('once', 'calibrated', 'cycles')
-
-
-# The others share its train step: what is asked of that, a few can answer.
-_FEW = ('dense', 'ong', 'imp', 'lth')
-_STEPS = [n for n in METHODS if n in _FEW or not _prunes_only(n)]
 # Of a kind each: a mask that is static, moves, is learned, is drawn; channels.
 _KINDS = ('ong', 'rigl', 'cs', 'probmask', 'iee-channels')
+# Of segments, of weights that live on behind a mask, of what is summed up.
+_STEPS = (*_KINDS, 'imp', 'lth', 'dpf', 'iee', 'optg', 'gsm', 'structure-decay')
 
 
 def _not_in(names):
