@@ -1,6 +1,7 @@
 """What a run would refuse, found out before any data is loaded."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -26,6 +27,10 @@ from ong_jax.masks import num_kept
 from ong_jax.selection import select
 
 
+# Of the hundred runs of a study, most have one network.
+_shapes = functools.lru_cache(timing.shapes)
+
+
 def check(config: Config) -> None:
   """Plans a run from sizes alone, and raises what planning it raises.
 
@@ -45,7 +50,7 @@ def check(config: Config) -> None:
     dtype=config.dtype,
     initializer=config.initializer,
   )
-  shapes = timing.shapes(model)
+  shapes = _shapes(model)
   num_kept(select(shapes['params']), config.sparsity)
   if config.init_from and config.init_from.endswith(tensor_files.SUFFIXES):
     pretrained.load_torch(

@@ -99,15 +99,12 @@ def network_call(
   return functools.partial(forward, variables, images(batch_size, *image_shape))
 
 
-@functools.lru_cache  # Of a study's hundred runs, most have one network.
 def shapes(
   model: nn.Module,
   batch_size: int = 1,
   image_shape: tuple[int, int, int] = (32, 32, 3),
 ) -> Any:
-  """Returns the shapes of a network's variables, by tracing it once.
-
-  The same tree each time: not to be changed.
+  """Returns the shapes of a network's variables, by tracing.
 
   Example:
     >>> from experiments import models
