@@ -26,7 +26,6 @@ from experiments.plan import Run, Segment
 from ong_jax.masks import num_kept
 from ong_jax.selection import select
 
-
 # Of the hundred runs of a study, most have one network.
 _shapes = functools.lru_cache(timing.shapes)
 
