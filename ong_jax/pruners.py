@@ -4,7 +4,6 @@ import operator
 from typing import Any
 
 import jax
-import numpy as np
 
 from ong_jax import (
   allocation,
@@ -27,7 +26,6 @@ from ong_jax.types import (
   Predicate,
   Pruner,
   Score,
-  Scores,
   Weights,
 )
 
@@ -97,11 +95,11 @@ def one_shot(
     if measure:
       measured = measure(params)
       values.check_measured(measured)
-      check_shapes('measure', measured, weights)
+      values.check_shapes('measure', measured, weights)
     ranked = score(measured)
     values.check_scores(ranked, counts)
     if pattern is None:
-      check_shapes('score', ranked, weights)
+      values.check_shapes('score', ranked, weights)
       mask = ranking.top_k(ranked, counts)
     else:
       mask = pattern.expand(pattern.choose(ranked), params)
@@ -123,35 +121,6 @@ def _counts(counts: Counts, weights: Weights) -> Counts:
     '`allocate` must return one int, or an int for each of the weights; got '
     f'{counts!r:.200}.'
   )
-
-
-def check_shapes(what: str, ranked: Scores, weights: Weights) -> None:
-  """Raises a `ValueError` unless each weight has a value, and nothing else.
-
-  Args:
-    what: has made the values: 'score' or 'measure'.
-    ranked: the values.
-    weights: `None` where not prunable.
-
-  Example:
-    >>> check_shapes('score', {'kernel': jnp.ones(2)}, {'kernel': jnp.ones(2)})
-  """
-  nouns = {'score': 'scores', 'measure': 'values'}[what]
-  found, wanted = (
-    {
-      selection.name_of(path): np.shape(leaf)
-      for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-    for tree in (ranked, weights)
-  )
-  for name in found.keys() | wanted.keys():
-    if found.get(name) != wanted.get(name):
-      raise ValueError(
-        f'`{what}` must return {nouns} shaped as the weights. Leaf '
-        f"'{name}' has shape {wanted.get(name)}, and {nouns} of shape "
-        f'{found.get(name)}. '
-        'Where they take a `prunable`, give the same to all.'
-      )
 
 
 def ong(

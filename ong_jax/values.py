@@ -61,6 +61,35 @@ def check_scores(ranked: Scores, counts: Counts | None) -> None:
       )
 
 
+def check_shapes(what: str, ranked: Scores, weights: Weights) -> None:
+  """Raises a `ValueError` unless each weight has a value, and nothing else.
+
+  Args:
+    what: has made the values: 'score' or 'measure'.
+    ranked: the values.
+    weights: `None` where not prunable.
+
+  Example:
+    >>> check_shapes('score', {'kernel': jnp.ones(2)}, {'kernel': jnp.ones(2)})
+  """
+  nouns = {'score': 'scores', 'measure': 'values'}[what]
+  found, wanted = (
+    {
+      selection.name_of(path): np.shape(leaf)
+      for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    for tree in (ranked, weights)
+  )
+  for name in found.keys() | wanted.keys():
+    if found.get(name) != wanted.get(name):
+      raise ValueError(
+        f'`{what}` must return {nouns} shaped as the weights. Leaf '
+        f"'{name}' has shape {wanted.get(name)}, and {nouns} of shape "
+        f'{found.get(name)}. '
+        'Where they take a `prunable`, give the same to all.'
+      )
+
+
 def _on_host(
   tree: Any,
 ) -> list[tuple[jax.tree_util.KeyPath, np.ndarray]]:

@@ -3,10 +3,17 @@
 import jax
 import jax.numpy as jnp
 
-from ong_jax import allocation, ranking, schedules, scores, selection
+from ong_jax import (
+  allocation,
+  ranking,
+  schedules,
+  scores,
+  selection,
+  values,
+)
 from ong_jax.checks import check_function
 from ong_jax.method import SparseMethod, prunes_to
-from ong_jax.pruners import check_shapes, magnitude
+from ong_jax.pruners import magnitude
 from ong_jax.states import remask
 from ong_jax.transforms import latent_transform, masked_transform
 from ong_jax.types import Allocation, Predicate, Score
@@ -22,7 +29,7 @@ def gmp(
   allocate: Allocation = allocation.pooled,
   prunable: Predicate = selection.is_kernel,
 ) -> SparseMethod:
-  """Prunes in many small steps, while training goes on: by magnitude.
+  """Prunes in many small steps while training goes on, by magnitude or a score.
 
   After t updates of the mask the sparsity is s - s (1 - t / n)^3. Momentum is 0
   where the mask has just changed; the authors' code has it 0 wherever the mask
@@ -45,6 +52,11 @@ def gmp(
 
   Returns:
     A `SparseMethod`.
+
+  Raises:
+    TypeError: `score` is no function.
+    ValueError: a number is out of range; from `update`, scores are not shaped
+      as the weights.
 
   References:
     Zhu and Gupta, To prune, or not to prune: exploring the efficacy of pruning
@@ -71,7 +83,7 @@ def gmp(
 
     def prune():
       ranked = score(weights)
-      check_shapes('score', ranked, weights)
+      values.check_shapes('score', ranked, weights)
       ranked = jax.tree.map(_lowest_for_nan, ranked)
       if not recover:  # Whatever their score, the pruned ones stay pruned.
         ranked = jax.tree.map(
