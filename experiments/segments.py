@@ -140,6 +140,8 @@ def _start(
   if record:
     session.prunings.append(record)
     write(session, {'step': step, 'pruning': record})
+    if not segment.latent:  # Else another network runs than was measured.
+      session.accuracies[step] = record['accuracy_after']
   save(session, state)
   stop_if_asked(session, step)
   return state

@@ -1,7 +1,8 @@
+import dataclasses
 import pathlib
 import signal
 
-from absl.testing import absltest
+from absl.testing import absltest, parameterized
 
 from experiments import (
   handover,
@@ -64,6 +65,30 @@ class StopTest(absltest.TestCase):
     state = self.run_stopped(1)
     self.assertEqual(int(state.step), 1)
     self.assertEmpty(self.saved)
+
+
+class MeasuredTest(parameterized.TestCase):
+  @parameterized.named_parameters(
+    ('and_is_not_measured_again', False, 3),
+    ('unless_what_is_pruned_lives_on', True, 4),
+  )
+  def test_what_is_pruned_and_not_trained(self, latent, times):
+    setup, params, stats = run.set_up(_CONFIG, None)
+    trained = dataclasses.replace(setup.config, init_from='trained.npz')
+    seen = []
+
+    def evaluate(*args):
+      seen.append(setup.evaluate(*args))
+      return seen[-1]
+
+    outcome = segments.run_segments(
+      setup._replace(config=trained, evaluate=evaluate),
+      [_segment(setup, 0)._replace(latent=latent)],
+      *(params, stats, None, 1e9),
+    )
+    self.assertLen(seen, times)  # Before, with old averages, with new ones.
+    self.assertEqual(outcome.accuracy, seen[2])
+    self.assertEqual(outcome.accuracy, outcome.prunings[0]['accuracy_after'])
 
 
 if __name__ == '__main__':
