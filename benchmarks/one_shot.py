@@ -82,7 +82,9 @@ def _rows(data: calibration.Calibration) -> dict[str, Callable]:
     return lambda column: functools.partial(prune, column)
 
   ongs = {
-    f'ong, {f.__name__}': once(scores.ong(jax.random.key(0), saliency=f))
+    f'ong, {f.__name__}': once(
+      scores.ong(jax.random.key(0), saliency=f, rank=7)
+    )
     for f in (
       saliency.residual,
       saliency.recon_mag,
@@ -92,7 +94,7 @@ def _rows(data: calibration.Calibration) -> dict[str, Callable]:
       saliency.component,
     )
   }
-  recon_mag = scores.ong(jax.random.key(0), saliency=saliency.recon_mag)
+  recon_mag = scores.ong(jax.random.key(0), saliency=saliency.recon_mag, rank=7)
   fed = activations.weighted_magnitude(data.logits, batches)
   return {
     'magnitude': once(scores.magnitude),

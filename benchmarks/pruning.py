@@ -90,7 +90,7 @@ def pruners(name: str = 'resnet18', repeats: int = 5) -> list[Row]:
     {
       'magnitude': lambda: ong_jax.magnitude(sparsity=0.95)(params),
       'random': lambda: ong_jax.random(key, sparsity=0.95)(params),
-      'ong': lambda: ong_jax.ong(key, sparsity=0.95)(params),
+      'ong, rank 7': lambda: ong_jax.ong(key, sparsity=0.95, rank=7)(params),
     },
     repeats,
   )

@@ -25,40 +25,67 @@ class Entry(NamedTuple):
 
 
 _IEE = 'Sun et al., arXiv:2502.03658'
-_ONG = 'reconstructed from Behera and Prasad, arXiv:2508.12891'
 
 
-def _ong(summary: str, **options: str | int | bool) -> Entry:
-  return Entry(summary, _ONG, functools.partial(once.ong, **options))
+def _reconstructed(summary: str, **options: str | int | bool) -> Entry:
+  return Entry(
+    summary,
+    'reconstructed from Behera and Prasad, arXiv:2508.12891',
+    functools.partial(
+      once.ong, **{'saliency': 'residual', 'rank': 7} | options
+    ),
+  )
 
 
 METHODS: dict[str, Entry] = {
   'dense': Entry(
     'No pruning: what the others are measured by.', '-', once.dense
   ),
-  'ong': _ong('Once, by the residual of an NMF; one ranking.'),
-  'ong-recon': _ong('ONG, keeping where the NMF is large.', saliency='recon'),
-  'ong-recon-mag': _ong(
-    'ONG, magnitude times the NMF; for trained weights.', saliency='recon_mag'
+  'ong': Entry(
+    'Once, by magnitude that an NMF of rank 1 tempers; one ranking.',
+    'after Behera and Prasad, arXiv:2508.12891',
+    once.ong,
   ),
-  'ong-signed': _ong(
-    'ONG, keeping only what lies above the NMF.', saliency='signed_residual'
+  'ong-reconstructed': _reconstructed(
+    'ONG as reconstructed: by the residual of an NMF of rank 7.'
   ),
-  'ong-relative': _ong(
-    'ONG, the residual relative to the NMF.', saliency='rel_residual'
+  'ong-recon': _reconstructed(
+    'The reconstruction, keeping where the NMF is large.', saliency='recon'
   ),
-  'ong-component': _ong(
-    'ONG, the largest contribution of one component.', saliency='component'
+  'ong-recon-mag': _reconstructed(
+    'The reconstruction, by magnitude times the NMF.', saliency='recon_mag'
   ),
-  'ong-rank1': _ong('ONG at rank 1, which no seed changes.', rank=1),
-  'ong-kl': _ong('ONG with the Kullback-Leibler divergence.', solver='kl'),
-  'ong-layer': _ong('ONG at one sparsity for all layers.', allocate='uniform'),
-  'ong-erk': _ong('ONG with Erdos-Renyi-kernel densities.', allocate='erk'),
-  'ong-norm': _ong(
-    'ONG with scores divided by their RMS in the layer.', normalize=True
+  'ong-signed': _reconstructed(
+    'The reconstruction, keeping only what lies above the NMF.',
+    saliency='signed_residual',
   ),
-  'ong-refset': _ong(
-    'ONG with classifier and projections left dense.', all_kernels=False
+  'ong-relative': _reconstructed(
+    'The reconstruction, its residual relative to the NMF.',
+    saliency='rel_residual',
+  ),
+  'ong-component': _reconstructed(
+    'The reconstruction, by the largest contribution of one component.',
+    saliency='component',
+  ),
+  'ong-rank1': _reconstructed(
+    'The reconstruction at rank 1, which no seed changes.', rank=1
+  ),
+  'ong-kl': _reconstructed(
+    'The reconstruction with the Kullback-Leibler divergence.', solver='kl'
+  ),
+  'ong-layer': _reconstructed(
+    'The reconstruction at one sparsity for all layers.', allocate='uniform'
+  ),
+  'ong-erk': _reconstructed(
+    'The reconstruction with Erdos-Renyi-kernel densities.', allocate='erk'
+  ),
+  'ong-norm': _reconstructed(
+    'The reconstruction, scores divided by their RMS in the layer.',
+    normalize=True,
+  ),
+  'ong-refset': _reconstructed(
+    'The reconstruction, classifier and projections left dense.',
+    all_kernels=False,
   ),
   'magnitude': Entry(
     'Once, the largest weights; one ranking.',

@@ -16,7 +16,7 @@ from ong_jax import (
 )
 from ong_jax.checks import check_function
 from ong_jax.patterns import Pattern
-from ong_jax.saliency import Rank, Saliency, residual
+from ong_jax.saliency import Rank, Saliency, tempered
 from ong_jax.types import (
   Allocation,
   Counts,
@@ -127,16 +127,17 @@ def ong(
   key: jax.Array,
   *,
   sparsity: float,
-  saliency: Saliency = residual,
-  rank: Rank = 7,
+  saliency: Saliency = tempered,
+  rank: Rank = 1,
   allocate: Allocation = allocation.pooled,
   prunable: Predicate = selection.is_kernel,
   **options: Any,
 ) -> Pruner:
   """Makes a pruner by the saliency that an NMF of the weights shows.
 
-  The reconstructed ONG (see `scores.ong`), for weights at initialisation. On
-  trained weights `residual` destroys the network: take `saliency.recon_mag`.
+  Keeps the largest weights, those first that lie where rows and columns of
+  their kernel carry much. The reconstructed ONG is `saliency=saliency.residual,
+  rank=7`, for weights at initialization alone; see `scores.ong`.
 
   Args:
     key: of the factorizations. Keep it apart from the seed of a training run,

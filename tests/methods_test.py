@@ -38,7 +38,7 @@ def _mask(name, given=None, **fields):
 
 
 class MethodsTest(parameterized.TestCase):
-  @parameterized.parameters('ong', 'magnitude', 'ong-recon-mag')
+  @parameterized.parameters('ong', 'magnitude', 'ong-reconstructed')
   def test_training_seed_does_not_change_the_mask(self, name):
     chex.assert_trees_all_equal(_mask(name, seed=0), _mask(name, seed=1))
 
@@ -68,7 +68,8 @@ class MethodsTest(parameterized.TestCase):
 
   def test_options_make_the_variants(self):
     chex.assert_trees_all_equal(
-      _mask('ong', {'saliency': 'recon_mag'}), _mask('ong-recon-mag')
+      _mask('ong', {'saliency': 'recon_mag', 'rank': 7}),
+      _mask('ong-recon-mag'),
     )
     chex.assert_trees_all_equal(
       _mask('random', {'allocate': 'uniform'}, sparsity=0.5),

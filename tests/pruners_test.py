@@ -59,8 +59,10 @@ def corner(key, v, rank):
   return v[:, :rank] / root, v[:rank] / root
 
 
-def ong(**options):
-  return scores.ong(KEY, start=corner, max_sweeps=20, **options)
+def ong(saliency=saliency.residual, **options):
+  return scores.ong(
+    KEY, saliency=saliency, rank=7, start=corner, max_sweeps=20, **options
+  )
 
 
 SCORES = {
@@ -73,6 +75,7 @@ SCORES = {
   'residual': ong(),
   'recon': ong(saliency=saliency.recon),
   'recon_mag': ong(saliency=saliency.recon_mag),
+  'tempered': ong(saliency=saliency.tempered),
   'signed_residual': ong(saliency=saliency.signed_residual),
   'rel_residual': ong(saliency=saliency.rel_residual),
   'component': ong(saliency=saliency.component),
@@ -81,6 +84,9 @@ SCORES = {
 }
 PRUNERS = {  # (key, sparsity) -> pruner
   'ong': lambda key, s: pruners.ong(key, sparsity=s),
+  'reconstructed': lambda key, s: pruners.ong(
+    key, sparsity=s, saliency=saliency.residual, rank=7
+  ),
   'magnitude': lambda key, s: pruners.magnitude(sparsity=s),
   'random': lambda key, s: pruners.random(key, sparsity=s),
   'lamp': lambda key, s: pruners.one_shot(SCORES['lamp'], s),
@@ -148,7 +154,7 @@ class LawsTest(parameterized.TestCase):
     chex.assert_trees_all_equal(again, mask)
     other = PRUNERS[name](jax.random.key(1), 0.5)(PARAMS)
     differs = jax.tree.map(lambda a, b: bool(np.any(a != b)), mask, other)
-    uses_key = name in ('ong', 'random')
+    uses_key = name in ('reconstructed', 'random')
     self.assertEqual(any(jax.tree.leaves(differs)), uses_key)
 
   @named(['magnitude', 'random', 'normalized', 'lamp', 'residual'])
@@ -160,7 +166,7 @@ class LawsTest(parameterized.TestCase):
 
   def test_defaults(self):
     mask = pruners.ong(KEY, sparsity=0.9)(PARAMS)
-    score = scores.ong(KEY, saliency=saliency.residual, rank=7)
+    score = scores.ong(KEY, saliency=saliency.tempered, rank=1)
     prune = pruners.one_shot(score, 0.9, allocate=allocation.pooled)
     chex.assert_trees_all_equal(mask, prune(PARAMS))
     for prune, allocate in (
@@ -232,7 +238,13 @@ class InvarianceTest(parameterized.TestCase):
       mask = prune({'kernel': jnp.asarray(w, jnp.float32)})['kernel']
       return np.mean(below[np.asarray(mask)])
 
-    ong = pruners.ong(KEY, sparsity=0.9, rank=1, start=corner)
+    ong = pruners.ong(
+      KEY,
+      sparsity=0.9,
+      saliency=saliency.residual,
+      rank=1,
+      start=corner,
+    )
     self.assertBetween(share_below(ong), 0.48, 0.52)
     self.assertEqual(share_below(pruners.magnitude(sparsity=0.9)), 0)
 

@@ -77,7 +77,7 @@ class OngTest(parameterized.TestCase):
     chex.assert_shape(factors['query']['kernel'].h, (3, 20))
     chex.assert_shape(factors['out']['kernel'].w, (20, 3))
     # What the same numbers score as a matrix, under the same path and key.
-    score = scores.ong(KEY, rank=3)
+    score = scores.ong(KEY, saliency=saliency.residual, rank=3)
     flat = {'query': {'kernel': query.reshape(12, 20)}}
     chex.assert_trees_all_close(
       score(weights)['query']['kernel'].reshape(12, 20),
@@ -94,7 +94,8 @@ class OngTest(parameterized.TestCase):
       'c': normal(2, 12, 8),
     }
     factors = saliency.factorize(KEY, weights, 4)
-    residuals = scores.ong(KEY, rank=4)(weights)
+    score = scores.ong(KEY, saliency=saliency.residual, rank=4)
+    residuals = score(weights)
     self.assertIsNone(factors['b']['bias'])
     chex.assert_trees_all_equal_shapes(residuals, weights)
     for weight, f, residual in (
@@ -170,7 +171,8 @@ class OngTest(parameterized.TestCase):
       kept = ranking.top_k(score(weights), 300)['kernel']
       return np.mean(kept[spikes])
 
-    self.assertEqual(share_found(scores.ong(KEY, rank=3)), 1)
+    score = scores.ong(KEY, saliency=saliency.residual, rank=3)
+    self.assertEqual(share_found(score), 1)
     self.assertLess(share_found(scores.magnitude), 0.5)
 
 
@@ -258,7 +260,10 @@ class ScoresOfScoresTest(parameterized.TestCase):
 
 class ShardedTest(parameterized.TestCase):
   @parameterized.named_parameters(
-    ('residual', scores.ong(KEY, rank=2, max_sweeps=20)),
+    (
+      'residual',
+      scores.ong(KEY, saliency=saliency.residual, rank=2, max_sweeps=20),
+    ),
     ('normalized', scores.normalized(scores.magnitude)),
     ('lamp', scores.lamp(scores.magnitude)),
     ('at_least', scores.at_least(scores.magnitude, 3)),

@@ -74,8 +74,8 @@ def dense(run: Run) -> list[Segment]:
 def ong(
   run: Run,
   *,
-  saliency: str = 'residual',
-  rank: int = 7,
+  saliency: str = 'tempered',
+  rank: int = 1,
   solver: str = 'hals',
   start: str = 'random',
   restarts: int = 1,
