@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ong_jax import allocation, layers, selection
-from ong_jax.calibrated import check_batches
+from ong_jax.batches import check_batches
 from ong_jax.checks import check_function
 from ong_jax.layers import Apply, Layer
 from ong_jax.layerwise import counter, first, in_order

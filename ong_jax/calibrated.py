@@ -14,13 +14,14 @@ of it, floors and controls included:
 Batches are seen one after the other, and none is held.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ong_jax import allocation, scores, selection
+from ong_jax.batches import check_batches, mean
 from ong_jax.checks import check_function
 from ong_jax.pruners import one_shot
 from ong_jax.saliency import at_least_float32
@@ -94,7 +95,7 @@ def sensitivity(
 
   def measure(params):
     weights = selection.select(params, prunable)
-    grads = _mean(gradient(weights, params, batch) for batch in batches)
+    grads = mean(gradient(weights, params, batch) for batch in batches)
     return jax.tree.map(lambda w, g: jnp.abs(_product(w, g)), weights, grads)
 
   return measure
@@ -141,9 +142,9 @@ def gradient_flow(
 
   def measure(params):
     weights = selection.select(params, prunable)
-    direction = _mean(gradient(weights, params, batch) for batch in batches)
+    direction = mean(gradient(weights, params, batch) for batch in batches)
     _check_gradient(direction)
-    products = _mean(
+    products = mean(
       curvature(weights, direction, params, batch) for batch in batches
     )
     return jax.tree.map(_product, weights, products)
@@ -233,28 +234,6 @@ def grasp(
   )
 
 
-def check_batches(batches: Iterable[Any]) -> None:
-  """Raises a `TypeError` for what is no list of batches.
-
-  That is what can be iterated only once, or not at all, and what looks like a
-  single batch: an array, a dict, or a tuple.
-
-  Example:
-    >>> check_batches([jnp.ones(2)])
-  """
-  kind = type(batches).__name__
-  if not isinstance(batches, Iterable) or isinstance(batches, Iterator):
-    raise TypeError(
-      '`batches` must be a list, or something else that can be iterated more '
-      f'than once; got {kind}. Pass `list(batches)`.'
-    )
-  if isinstance(batches, (Mapping, tuple, str)) or hasattr(batches, 'shape'):
-    raise TypeError(
-      f'`batches` must be a list of batches; got {kind}, which looks like a '
-      'single one. Pass `[batch]`.'
-    )
-
-
 def _of_weights(loss: Loss) -> Callable[[Weights, Params, Any], jax.Array]:
   """Takes the weights apart, so that nothing else need be differentiable."""
 
@@ -285,15 +264,3 @@ def _check_gradient(grads: Weights) -> None:
 
 def _product(w: jax.Array, x: jax.Array) -> jax.Array:
   return at_least_float32(w) * at_least_float32(x)
-
-
-def _mean(trees: Iterable[Any]) -> Any:
-  """In float32 at least: sums in half precision stop growing."""
-  total, count = None, 0
-  for tree in trees:
-    tree = jax.tree.map(at_least_float32, tree)
-    total = tree if total is None else jax.tree.map(jnp.add, total, tree)
-    count += 1
-  if not count:
-    raise ValueError('`batches` must hold at least one batch.')
-  return jax.tree.map(lambda x: x / count, total)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from ong_jax import allocation, layers, masks, selection
-from ong_jax.calibrated import check_batches
+from ong_jax.batches import check_batches
 from ong_jax.checks import check_function
 from ong_jax.layers import Apply, Layer, Statistic
 from ong_jax.patterns import groups

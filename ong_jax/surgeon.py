@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ong_jax import allocation, layerwise, masks, selection
-from ong_jax.calibrated import check_batches
+from ong_jax.batches import check_batches
 from ong_jax.checks import check_number
 from ong_jax.layers import Apply, Layer
 from ong_jax.sweep import BLOCK, sweep
