@@ -45,7 +45,12 @@ def rows(layers: int = 20, repeats: int = 5) -> list[Row]:
   limit = 2 * 4 * size / bandwidth
   stats = jax.devices()[0].memory_stats() or {}
   before = stats.get('bytes_in_use')
-  prune = ong_jax.ong(jax.random.key(0), sparsity=0.95, rank=_RANK)
+  prune = ong_jax.ong(
+    jax.random.key(0),
+    sparsity=0.95,
+    saliency=saliency.residual,
+    rank=_RANK,
+  )
   pruning = interleaved({'ong': lambda: prune(params)}, 1)['ong']
   return [
     Row(

@@ -87,6 +87,7 @@ def _rows(data: calibration.Calibration) -> dict[str, Callable]:
     )
     for f in (
       saliency.residual,
+      saliency.tempered,
       saliency.recon_mag,
       saliency.recon,
       saliency.signed_residual,

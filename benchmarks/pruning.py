@@ -27,7 +27,7 @@ from benchmarks.measure import (
   verdict,
 )
 from experiments import models
-from ong_jax import allocation, scores, selection
+from ong_jax import allocation, saliency, scores, selection
 
 _SPARSITIES = (0.5, 0.8, 0.95, 0.99, 0.999)
 _GOAL_S = 0.2
@@ -90,7 +90,9 @@ def pruners(name: str = 'resnet18', repeats: int = 5) -> list[Row]:
     {
       'magnitude': lambda: ong_jax.magnitude(sparsity=0.95)(params),
       'random': lambda: ong_jax.random(key, sparsity=0.95)(params),
-      'ong, rank 7': lambda: ong_jax.ong(key, sparsity=0.95, rank=7)(params),
+      'ong-reconstructed': lambda: ong_jax.ong(
+        key, sparsity=0.95, saliency=saliency.residual, rank=7
+      )(params),
     },
     repeats,
   )

@@ -44,7 +44,7 @@ _USUAL = (
   *('--sparsity=0.9', '--save_every_s=0', '--epochs=2'),
 )
 _METHODS = {
-  'ong': (),
+  'ong-reconstructed': (),
   'rigl': ('--option=interval=4',),
   'imp': ('--dense_epochs=1', '--option=phases=2'),
   'probmask': ('--option=retrain=0.25',),

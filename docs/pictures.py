@@ -19,14 +19,13 @@ import jax.numpy as jnp
 from matplotlib.figure import Figure
 
 import ong_jax
-from experiments import dots, models, paired, run
-from experiments import rows as report_rows
-from experiments.config import Config
+from experiments import dots, models, paired, rows, run
+from experiments.config import Config, check_choice
 from ong_jax import plots
 
 HERE = pathlib.Path(__file__).with_name('pictures')
 RUNS = HERE.parents[1] / 'results' / 'runs' / 'cpu-compare'
-_REFERENCE = 'random'
+_REFERENCE = 'random (learning_rate=0.8)'
 _METHODS = ('ong', 'magnitude', 'random')
 _SPARSITIES = (0.9, 0.95, 0.98)
 _RUNS = Config(
@@ -52,7 +51,7 @@ def masks() -> dict[str, ong_jax.types.Mask]:
   return {name: prune(params) for name, prune in pruners.items()}
 
 
-def rows() -> list[dict]:
+def trained() -> list[dict]:
   """Trains each method at each sparsity, and dense, from three seeds."""
   settings = [
     {'method': method, 'sparsity': sparsity}
@@ -66,8 +65,8 @@ def rows() -> list[dict]:
 
 def comparison() -> Any:
   """Draws by how much rows of the committed comparison are ahead of random."""
-  runs, _ = report_rows.read([RUNS])
-  (section,) = report_rows.sections(runs)
+  runs, _ = rows.read([RUNS])
+  (section,) = rows.sections(runs)
   found = paired.against(section, _REFERENCE)
   return dots.differences(section, found)
 
@@ -76,7 +75,7 @@ PICTURES: dict[str, Callable[[], Any]] = {
   'kernel': lambda: plots.kernel(masks()['ong']['layer1_0']['conv1']['kernel']),
   'densities': lambda: plots.densities(*masks().values(), labels=list(masks())),
   'overlap': lambda: plots.overlap(masks()['ong'], masks()['magnitude']),
-  'accuracy': lambda: plots.accuracy(rows()),
+  'accuracy': lambda: plots.accuracy(trained()),
   'comparison': comparison,
 }
 
@@ -84,6 +83,7 @@ PICTURES: dict[str, Callable[[], Any]] = {
 def main() -> None:
   """Draws all or those named, and stores them for a page: 110 dots an inch."""
   for name in sys.argv[1:] or PICTURES:
+    check_choice('NAME', name, PICTURES)
     drawn = PICTURES[name]()
     figure = drawn if isinstance(drawn, Figure) else drawn.figure
     # No date and no version: the same picture is the same file.

@@ -27,9 +27,9 @@ class Entry(NamedTuple):
 _IEE = 'Sun et al., arXiv:2502.03658'
 
 
-def _reconstructed(summary: str, **options: str | int | bool) -> Entry:
+def _reconstructed(what: str, **options: str | int | bool) -> Entry:
   return Entry(
-    summary,
+    f'ONG as reconstructed, {what}.',
     'reconstructed from Behera and Prasad, arXiv:2508.12891',
     functools.partial(
       once.ong, **{'saliency': 'residual', 'rank': 7} | options
@@ -46,46 +46,27 @@ METHODS: dict[str, Entry] = {
     'after Behera and Prasad, arXiv:2508.12891',
     once.ong,
   ),
-  'ong-reconstructed': _reconstructed(
-    'ONG as reconstructed: by the residual of an NMF of rank 7.'
-  ),
-  'ong-recon': _reconstructed(
-    'The reconstruction, keeping where the NMF is large.', saliency='recon'
-  ),
+  'ong-reconstructed': _reconstructed('by the residual of an NMF of rank 7'),
+  'ong-recon': _reconstructed('where the NMF is large', saliency='recon'),
   'ong-recon-mag': _reconstructed(
-    'The reconstruction, by magnitude times the NMF.', saliency='recon_mag'
+    'by magnitude times the NMF', saliency='recon_mag'
   ),
   'ong-signed': _reconstructed(
-    'The reconstruction, keeping only what lies above the NMF.',
-    saliency='signed_residual',
+    'by what lies above the NMF', saliency='signed_residual'
   ),
   'ong-relative': _reconstructed(
-    'The reconstruction, its residual relative to the NMF.',
-    saliency='rel_residual',
+    'by the residual relative to the NMF', saliency='rel_residual'
   ),
   'ong-component': _reconstructed(
-    'The reconstruction, by the largest contribution of one component.',
-    saliency='component',
+    'by the largest of the components', saliency='component'
   ),
-  'ong-rank1': _reconstructed(
-    'The reconstruction at rank 1, which no seed changes.', rank=1
-  ),
-  'ong-kl': _reconstructed(
-    'The reconstruction with the Kullback-Leibler divergence.', solver='kl'
-  ),
-  'ong-layer': _reconstructed(
-    'The reconstruction at one sparsity for all layers.', allocate='uniform'
-  ),
-  'ong-erk': _reconstructed(
-    'The reconstruction with Erdos-Renyi-kernel densities.', allocate='erk'
-  ),
-  'ong-norm': _reconstructed(
-    'The reconstruction, scores divided by their RMS in the layer.',
-    normalize=True,
-  ),
+  'ong-rank1': _reconstructed('at rank 1', rank=1),
+  'ong-kl': _reconstructed('by Kullback-Leibler divergence', solver='kl'),
+  'ong-layer': _reconstructed('layers alike', allocate='uniform'),
+  'ong-erk': _reconstructed('Erdos-Renyi-kernel densities', allocate='erk'),
+  'ong-norm': _reconstructed('scores by their RMS', normalize=True),
   'ong-refset': _reconstructed(
-    'The reconstruction, classifier and projections left dense.',
-    all_kernels=False,
+    'classifier and projections dense', all_kernels=False
   ),
   'magnitude': Entry(
     'Once, the largest weights; one ranking.',

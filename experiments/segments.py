@@ -134,13 +134,14 @@ def _start(
 ) -> train.TrainState:
   """Begins a segment, and saves where it begins."""
   session.show(step, 'pruning')
-  state, record = handover.start(
-    setup, segment, step, network, session.accuracies.get(step)
-  )
+  # It was of the segment before, and is not of this one if it has no steps.
+  accuracy = session.accuracies.pop(step, None)
+  state, record = handover.start(setup, segment, step, network, accuracy)
   if record:
     session.prunings.append(record)
     write(session, {'step': step, 'pruning': record})
-    if not segment.latent:  # Else another network runs than was measured.
+    # Else another network runs than was measured.
+    if not (segment.latent or segment.rewind):
       session.accuracies[step] = record['accuracy_after']
   save(session, state)
   stop_if_asked(session, step)

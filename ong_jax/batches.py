@@ -31,8 +31,8 @@ def check_batches(batches: Iterable[Any]) -> None:
     )
 
 
-def mean(trees: Iterable[Any]) -> Any:
-  """Averages trees of arrays, of which one is held at a time.
+def mean_over_batches(trees: Iterable[Any]) -> Any:
+  """Averages a tree of arrays for each batch, one held at a time.
 
   In float32 at least: sums in half precision stop growing.
 
@@ -40,7 +40,7 @@ def mean(trees: Iterable[Any]) -> Any:
     ValueError: there is none.
 
   Example:
-    >>> mean(iter([{'w': jnp.array(1.0)}, {'w': jnp.array(4.0)}]))
+    >>> mean_over_batches(iter([{'w': jnp.array(1.0)}, {'w': jnp.array(4.0)}]))
     {'w': Array(2.5, dtype=float32)}
   """
   total, count = None, 0

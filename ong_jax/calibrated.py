@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from ong_jax import allocation, scores, selection
-from ong_jax.batches import check_batches, mean
+from ong_jax.batches import check_batches, mean_over_batches
 from ong_jax.checks import check_function
 from ong_jax.pruners import one_shot
 from ong_jax.saliency import at_least_float32
@@ -95,7 +95,9 @@ def sensitivity(
 
   def measure(params):
     weights = selection.select(params, prunable)
-    grads = mean(gradient(weights, params, batch) for batch in batches)
+    grads = mean_over_batches(
+      gradient(weights, params, batch) for batch in batches
+    )
     return jax.tree.map(lambda w, g: jnp.abs(_product(w, g)), weights, grads)
 
   return measure
@@ -142,9 +144,11 @@ def gradient_flow(
 
   def measure(params):
     weights = selection.select(params, prunable)
-    direction = mean(gradient(weights, params, batch) for batch in batches)
+    direction = mean_over_batches(
+      gradient(weights, params, batch) for batch in batches
+    )
     _check_gradient(direction)
-    products = mean(
+    products = mean_over_batches(
       curvature(weights, direction, params, batch) for batch in batches
     )
     return jax.tree.map(_product, weights, products)

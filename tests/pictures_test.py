@@ -15,7 +15,7 @@ class PicturesTest(absltest.TestCase):
     paths = sorted(pictures.HERE.glob('*.png'))
     self.assertEqual(
       [path.stem for path in paths],
-      ['accuracy', 'densities', 'kernel', 'overlap'],
+      ['accuracy', 'comparison', 'densities', 'kernel', 'overlap'],
     )
     for path in paths:
       self.assertLess(path.stat().st_size, 60_000)

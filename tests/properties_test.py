@@ -59,7 +59,12 @@ PRUNERS = {
   'lamp': lambda s: ong_jax.lamp(sparsity=s, prunable=prunable),
   'random': lambda s: ong_jax.random(KEY, sparsity=s, prunable=prunable),
   'ong': lambda s: ong_jax.ong(
-    KEY, sparsity=s, max_sweeps=3, prunable=prunable
+    KEY,
+    sparsity=s,
+    saliency=ong_jax.saliency.residual,
+    rank=7,
+    max_sweeps=3,
+    prunable=prunable,
   ),
   'ong_erk': lambda s: ong_jax.ong(
     KEY,

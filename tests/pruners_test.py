@@ -221,11 +221,13 @@ class InvarianceTest(parameterized.TestCase):
     )
 
   @parameterized.named_parameters(
-    ('rank_one', {'rank': 1}), ('nndsvd', {'start': starts.nndsvd})
+    ('rank_one', {'rank': 1}),
+    ('nndsvd', {'rank': 7, 'start': starts.nndsvd}),
   )
   def test_permuted_filters_and_rows_permute_the_mask(self, options):
     filters, rows = np.array([5, 0, 7, 2, 4, 1, 6, 3]), np.array([2, 0, 1])
-    prune = pruners.ong(KEY, sparsity=0.9, tol=0.0, **options)
+    options |= {'saliency': saliency.residual, 'tol': 0.0}
+    prune = pruners.ong(KEY, sparsity=0.9, **options)
     mask = prune({'kernel': KERNEL})['kernel']
     permuted = prune({'kernel': KERNEL[rows][..., filters]})['kernel']
     chex.assert_trees_all_equal(permuted, mask[rows][..., filters])

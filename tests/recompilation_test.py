@@ -49,7 +49,7 @@ PRUNERS = {  # (seed, sparsity) -> pruner
   'random': lambda i, s: ong_jax.random(jax.random.key(i), sparsity=s),
   'ong': lambda i, s: ong_jax.ong(jax.random.key(i), sparsity=s),
   'ong_recon_mag_erk': lambda i, s: ong_jax.one_shot(
-    scores.ong(jax.random.key(i), saliency=saliency.recon_mag),
+    scores.ong(jax.random.key(i), saliency=saliency.recon_mag, rank=7),
     s,
     allocate=allocation.erk,
   ),

@@ -10,11 +10,12 @@ from experiments import (
   run,
   segments,
   session,
+  sharding,
   signals,
 )
 from experiments.config import Config
 from experiments.directory import RunDirectory
-from experiments.recipes import once
+from experiments.recipes import once, throughout
 
 _CONFIG = Config(
   method='magnitude',
@@ -89,6 +90,20 @@ class MeasuredTest(parameterized.TestCase):
     self.assertLen(seen, times)  # Before, with old averages, with new ones.
     self.assertEqual(outcome.accuracy, seen[2])
     self.assertEqual(outcome.accuracy, outcome.prunings[0]['accuracy_after'])
+
+  def test_what_prunes_without_a_step_is_not_taken_for_what_was_before(self):
+    config = dataclasses.replace(_CONFIG, method='dnw')
+    setup, params, stats = run.set_up(config, None)
+    context = plan.Run(setup.config, setup.steps_per_epoch)
+    (pruned,) = throughout.dnw(context)
+    outcome = segments.run_segments(
+      setup,
+      [plan.dense_segment(context, 1), pruned._replace(steps=0)],
+      *(params, stats, None, 1e9),
+    )
+    trees = sharding.replicate(setup.mesh, (outcome.params, outcome.stats))
+    expected = setup.evaluate(*trees, setup.test_data)
+    self.assertEqual(outcome.accuracy, expected)
 
 
 if __name__ == '__main__':
