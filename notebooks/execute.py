@@ -1,17 +1,21 @@
 """Runs the notebooks beside this file, and stores what they show.
 
-    python -m notebooks.execute
+    python -m notebooks.execute [NAME ...]
 
-Only small texts, tables and pictures are kept: scripts and timings are not, nor
-what tells one machine from another.
+All of them, or those named, such as 1_first_steps. Only small texts, tables and
+pictures are kept: scripts and timings are not, nor what tells one machine from
+another.
 """
 
 import os
 import pathlib
+import sys
 from collections.abc import Mapping
 
 import nbclient
 import nbformat
+
+from experiments.config import check_choice
 
 HERE = pathlib.Path(__file__).parent
 _TYPES = ('image/png', 'text/html', 'text/plain')
@@ -84,8 +88,11 @@ def _clean_output(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def main() -> None:
-  """Runs all, in their order."""
-  for path in sorted(HERE.glob('*.ipynb')):
+  """Runs those that are named, or all in their order."""
+  paths = {path.stem: path for path in sorted(HERE.glob('*.ipynb'))}
+  for name in sys.argv[1:]:
+    check_choice('NAME', name, paths)
+  for path in [paths[name] for name in sys.argv[1:] or paths]:
     notebook = execute(path)
     clean(notebook)
     nbformat.write(notebook, path)
