@@ -66,9 +66,11 @@ def check(
     raise ValueError(f'`{method}` has no options, got {sorted(options)}.')
   for name in options:
     check_choice('option', name, known)
+  # In the order of the recipe: a run is the same, however its plan puts it.
   return {
-    name: _read(f'{method}: {name}', value, known[name].annotation)
-    for name, value in options.items()
+    name: _read(f'{method}: {name}', options[name], keyword.annotation)
+    for name, keyword in known.items()
+    if name in options
   }
 
 

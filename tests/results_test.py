@@ -24,6 +24,7 @@ class ResultsTest(absltest.TestCase):
     (command,) = re.findall(
       r'python -m experiments\.report ((?:.*\\\n)*.*)', self.page
     )
+    command = command.replace('\\\n', ' ')
     words = [
       word if word.startswith('--') else str(_RESULTS.parent / word)
       for word in shlex.split(command)
