@@ -84,8 +84,9 @@ def ong(
   ONG's formula could not be read in its paper. What its authors' later work on
   pruning uses is `saliency=saliency.residual, rank=7`, the reconstructed ONG.
   The defaults are what our comparison supports (results/README.md): level with
-  it at the outset, and close to magnitude on trained weights, where the residual
-  destroys the network. At rank 1 the start changes the scores by rounding alone.
+  it at the outset, and close to magnitude on trained weights, where the
+  residual destroys the network. At rank 1 the start changes the scores by
+  rounding alone.
 
   A factorization sees its kernel whole, so one that is split over devices is
   gathered.
