@@ -111,10 +111,10 @@ class PairedTest(absltest.TestCase):
 
   def test_the_best_first_and_options_are_rows_of_their_own(self):
     self.finish('ong', {0: 0.5})
-    self.finish('ong', {0: 0.6}, options={'rank': 1})
+    self.finish('ong', {0: 0.6}, options={'rank': 2})
     self.finish('random', {0: 0.7})
     section = self.section()
-    found = paired.against(section, 'ong (rank=1)')
+    found = paired.against(section, 'ong (rank=2)')
     self.assertEqual([section.label(x.row) for x in found], ['random', 'ong'])
     self.assertEmpty(paired.against(section, 'lamp'))
 

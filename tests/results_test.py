@@ -1,12 +1,14 @@
 """What is said of results is what the committed runs come to."""
 
+import os
 import pathlib
 import re
 import shlex
 
+import jax
 from absl.testing import absltest
 
-from experiments import report, studies
+from experiments import models, networks, pretrained, report, studies
 
 _RESULTS = pathlib.Path(__file__).parents[1] / 'results'
 _NUMBER = re.compile(r'[+-]?\d+\.\d+')
@@ -72,6 +74,17 @@ def _in_order(some, others):
 
 
 class PlansTest(absltest.TestCase):
+  def setUp(self):
+    """Puts networks where plans ask for them, as they are no part of this."""
+    super().setUp()
+    home = pathlib.Path.cwd()
+    self.addCleanup(os.chdir, home)
+    os.chdir(self.create_tempdir().full_path)
+    for name in ('resnet20', 'resnet56'):
+      draw = networks.make_draw(models.create(name, num_classes=10))
+      params, stats = draw(jax.random.key(0))
+      pretrained.store_torch(f'{name}.npz', params, stats)
+
   def test_can_be_read_and_have_every_run(self):
     planned = set()
     for path in sorted((_RESULTS / 'plans').glob('*.toml')):

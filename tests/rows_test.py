@@ -38,15 +38,15 @@ class RowsTest(absltest.TestCase):
 
   def test_what_differs_is_another_row_and_in_its_label(self):
     for fields in (
-      {'options': {'rank': 7}},
       {'options': {'rank': 1}},
+      {'options': {'rank': 2}},
       {'learning_rate': 0.01},
     ):
       made_up.finish(self.out, 0.5, method='ong', weight_decay=0.0, **fields)
     (section,) = self.sections()
     self.assertCountEqual(
       map(section.label, section.rows),
-      ['ong', 'ong (rank=1)', 'ong (learning_rate=0.01)'],
+      ['ong', 'ong (rank=2)', 'ong (learning_rate=0.01)'],
     )
     self.assertEqual(section.common, {'weight_decay': 0.0})
 
