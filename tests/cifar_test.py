@@ -7,6 +7,7 @@ import sys
 import time
 
 import chex
+import pytest
 from absl.testing import absltest
 
 from experiments import checkpoints, methods
@@ -99,6 +100,7 @@ class CommandLineTest(absltest.TestCase):
     self.assertEqual(*metrics)
     self.assertLen(metrics[0], 4)  # Three epochs, and the pruning.
 
+  @pytest.mark.slow
   def test_a_full_disk_is_said_in_sentences(self):
     workdir = self.create_tempdir().full_path
     limited = ['sh', '-c', 'ulimit -f 6 && exec "$@"', 'sh']  # 3 KiB a file.

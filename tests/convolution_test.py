@@ -83,7 +83,7 @@ class ConvTest(parameterized.TestCase):
 
     self.assert_close(jax.jit(moved, static_argnums=0)(ours), moved(theirs))
 
-  @parameterized.named_parameters(*_CASES[:2])
+  @parameterized.named_parameters(*_CASES[:1])
   def test_backwards_twice(self, *case):
     ours, theirs, x, w, g = _problem(*case)
 

@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 import ong_jax
@@ -173,6 +174,7 @@ class ProjectionTest(absltest.TestCase):
 
 
 class LotteryTest(absltest.TestCase):
+  @pytest.mark.slow
   def test_a_run_rewinds_and_says_what_pruning_did(self):
     path = self.create_tempdir().full_path
     fields = vars(_CONFIG) | {

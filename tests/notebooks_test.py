@@ -2,6 +2,7 @@ import pathlib
 import re
 
 import nbformat
+import pytest
 from absl.testing import absltest, parameterized
 
 from notebooks import execute
@@ -41,8 +42,16 @@ def _kinds(notebook):
 
 
 class NotebooksTest(parameterized.TestCase):
-  @parameterized.named_parameters(_NAMED)
+  @parameterized.named_parameters(_NAMED[:2])
   def test_runs_and_shows_what_is_stored(self, path):
+    self.check_shows(path)
+
+  @parameterized.named_parameters(_NAMED[2:])
+  @pytest.mark.slow
+  def test_the_longer_ones_show_what_is_stored(self, path):
+    self.check_shows(path)
+
+  def check_shows(self, path):
     found = execute.execute(
       path, replace=_REPLACE[path.stem], timeout_s=120, env=_ENV
     )
