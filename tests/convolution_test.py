@@ -3,6 +3,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -85,6 +86,14 @@ class ConvTest(parameterized.TestCase):
 
   @parameterized.named_parameters(*_CASES[:1])
   def test_backwards_twice(self, *case):
+    self.check_twice(*case)
+
+  @parameterized.named_parameters(_CASES[1])
+  @pytest.mark.slow
+  def test_another_backwards_twice(self, *case):
+    self.check_twice(*case)
+
+  def check_twice(self, *case):
     ours, theirs, x, w, g = _problem(*case)
 
     def twice(of):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from absl.testing import absltest, parameterized
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -234,6 +235,14 @@ class TrainingTest(parameterized.TestCase):
     for name, *shape in meshes
   )
   def test_is_that_of_one_device(self, name, num_data, num_model):
+    self.check_is_that_of_one(name, num_data, num_model)
+
+  @parameterized.named_parameters(*_MESHES[1:-1])
+  @pytest.mark.slow
+  def test_others_are_those_of_one_device(self, num_data, num_model):
+    self.check_is_that_of_one('gmp', num_data, num_model)
+
+  def check_is_that_of_one(self, name, num_data, num_model):
     _, one = _trained(name, 1, 1)
     compiled, state = _trained(name, num_data, num_model)
     self.assertEmpty(holding_whole(compiled, state.trainable))

@@ -128,7 +128,8 @@ def advance(state, data, num_steps):
 
 def damage(rng, root):
   """Damages one file below a directory, and says how."""
-  files = sorted(p for p in root.rglob('*') if p.is_file())
+  files = [p for p in root.rglob('*') if p.is_file()]
+  files.sort(key=lambda p: (p.stat().st_size, p))  # Orbax draws names.
   file, other = rng.choice(files), rng.choice(files)
   content = bytearray(file.read_bytes())
   kind = rng.choice(
@@ -256,8 +257,7 @@ class DamageTest(parameterized.TestCase):
           continue
         chex.assert_trees_all_equal(found[:2], self.network[:2])
       shutil.rmtree(path)
-    # Which files are hit is not ours to say: Orbax draws their names.
-    self.assertGreater(refused, 2)
+    self.assertGreater(refused, 10)
 
   @parameterized.parameters(
     'config.json', 'result.json', 'metrics.jsonl', 'checkpoints', 'final'

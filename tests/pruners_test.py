@@ -226,8 +226,9 @@ class InvarianceTest(parameterized.TestCase):
   )
   def test_permuted_filters_and_rows_permute_the_mask(self, options):
     filters, rows = np.array([5, 0, 7, 2, 4, 1, 6, 3]), np.array([2, 0, 1])
-    options |= {'saliency': saliency.residual, 'tol': 0.0}
-    prune = pruners.ong(KEY, sparsity=0.9, **options)
+    prune = pruners.ong(
+      KEY, sparsity=0.9, saliency=saliency.residual, tol=0.0, **options
+    )
     mask = prune({'kernel': KERNEL})['kernel']
     permuted = prune({'kernel': KERNEL[rows][..., filters]})['kernel']
     chex.assert_trees_all_equal(permuted, mask[rows][..., filters])
