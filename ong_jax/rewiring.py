@@ -11,7 +11,7 @@ from ong_jax import devices, masks, moves, schedules, scores, selection
 from ong_jax.checks import check_key, check_list, check_number
 from ong_jax.patterns import Pattern
 from ong_jax.states import SparseState, first_mask, remask
-from ong_jax.types import Mask, Params, Predicate, Pruner
+from ong_jax.types import Mask, Params, Predicate, Pruner, Score
 
 _SINGLE_WEIGHTS = Pattern(lambda: None)  # Its other fields are the defaults.
 
@@ -25,6 +25,7 @@ class Rewiring(NamedTuple):
   fractions: list[float]
   first: Mask | Pruner | None
   prunable: Predicate
+  grow: Score | None = None
 
   def begin(self, params: Params) -> Mask:
     """Makes the first mask: a pruner.
@@ -81,7 +82,8 @@ class Rewiring(NamedTuple):
       params: after the step.
       state: after the step; its count includes it.
       gains: floats of at least 0 for all that the mask has: the highest grow.
-        If none are given, growth is at random.
+        If none are given, they are what `grow` scores, if there is such a
+        score, and else growth is at random.
 
     Returns:
       The state with its new mask, and moments that are 0 where it changed.
@@ -105,14 +107,27 @@ class Rewiring(NamedTuple):
     return remask(state, mask)
 
   def _moved(self, params, state, gains=None):
-    sizes = scores.magnitude(where_masked(params, state.mask))
+    weights = where_masked(params, state.mask)
+    sizes = scores.magnitude(weights)
     if gains is None:
-      gains = jax.tree.map(jnp.zeros_like, sizes)
+      gains = self._gains(weights, jax.tree.map(jnp.zeros_like, sizes))
     key = jax.random.fold_in(self.key, state.count)
     cuts = [*self.fractions, 0.0]
     row = state.count // self.interval - 1
     move = moves.replace(key, self.pattern, cuts, row)
     return move(sizes, gains, state.mask)
+
+  def _gains(self, weights, none):
+    if self.grow is None:
+      return none
+    found = self.grow(weights)
+    if jax.tree.map(jnp.shape, found) != jax.tree.map(jnp.shape, none):
+      raise ValueError(
+        '`grow` must score what the mask has, and nothing else: it returns '
+        f'shapes {jax.tree.map(jnp.shape, found)}, the mask has '
+        f'{jax.tree.map(jnp.shape, none)}.'
+      )
+    return found
 
 
 def make_rewiring(
@@ -122,6 +137,7 @@ def make_rewiring(
   fractions: Sequence[float],
   first: Mask | Pruner | None = None,
   prunable: Predicate = selection.is_kernel,
+  grow: Score | None = None,
 ) -> Rewiring:
   """Checks and makes a plan of updates of a mask.
 
@@ -133,6 +149,7 @@ def make_rewiring(
     first: the mask to begin with, or the pruner that makes it; by default a
       random one of the pattern.
     prunable: `(path, leaf) -> bool`, for that random mask.
+    grow: a score of the weights, of which those that are pruned are 0.
 
   Raises:
     ValueError, TypeError: an argument is not what it must be.
@@ -168,7 +185,7 @@ def make_rewiring(
   for fraction in (fractions := [float(x) for x in fractions]):
     if not 0 <= fraction < 1:
       raise ValueError(f'`fractions` must lie in [0, 1); got {fraction}.')
-  return Rewiring(key, pattern, interval, fractions, first, prunable)
+  return Rewiring(key, pattern, interval, fractions, first, prunable, grow)
 
 
 def where_masked(tree: Params, mask: Mask) -> Params:

@@ -169,29 +169,38 @@ def lamp(score: Score) -> Score:
   return lambda weights: jax.tree.map(adapt, score(weights))
 
 
-def at_least(score: Score, num_weights: int) -> Score:
+def at_least(score: Score, num_weights: int, axis: int = -1) -> Score:
   """Puts a floor under every filter: its best weights score infinity.
 
-  A filter is a slice of the last axis (Flax's output features). The weights
-  that a floor adds are paid for by the lowest elsewhere, since the count stays
-  what it was; a budget too small for all floors is refused by `one_shot`.
+  A filter is a slice of the last axis (Flax's output features), an input
+  channel one of the axis before. The weights that a floor adds are paid for by
+  the lowest elsewhere, since the count stays what it was; a budget too small
+  for all floors is refused by `one_shot`. A floor of a floor has both: weights
+  that the first one raised count for the second.
 
   Args:
     score: the score that decides within and beyond the floors.
     num_weights: kept in every filter at least, or all if it has fewer; 0 is no
       floor.
+    axis: -1, or -2: in every input channel. An array of one dimension has one.
 
   Example:
-    >>> floor = at_least(magnitude, 1)
-    >>> floor({'kernel': jnp.array([[9.0, 1.0], [8.0, 2.0]])})['kernel']
+    >>> weights = {'kernel': jnp.array([[9.0, 1.0], [8.0, 2.0]])}
+    >>> at_least(magnitude, 1)(weights)['kernel']
     Array([[inf,  1.],
            [ 8., inf]], dtype=float32)
+    >>> at_least(magnitude, 1, axis=-2)(weights)['kernel']
+    Array([[inf,  1.],
+           [inf,  2.]], dtype=float32)
   """
 
   _check_count('num_weights', num_weights, lowest=0)
+  if axis not in (-1, -2):
+    raise ValueError(f'`axis` must be -1 or -2; got {axis!r}.')
 
   def raise_floor(s):
-    filters = s.reshape(-1, s.shape[-1])
+    moved = jnp.moveaxis(jnp.atleast_2d(s), axis, -1)
+    filters = moved.reshape(-1, moved.shape[-1])
     row = jax.lax.broadcasted_iota(jnp.int32, filters.shape, 0)
 
     def raise_next(_, best):  # One after the other: `top_k` would gather.
@@ -203,7 +212,8 @@ def at_least(score: Score, num_weights: int) -> Score:
     best = jnp.zeros_like(filters, bool)
     num_raised = min(num_weights, len(filters))
     best = jax.lax.fori_loop(0, num_raised, raise_next, best)
-    return jnp.where(best, jnp.inf, filters).reshape(s.shape)
+    raised = jnp.where(best, jnp.inf, filters).reshape(moved.shape)
+    return jnp.moveaxis(raised, -1, axis).reshape(s.shape)
 
   return lambda weights: jax.tree.map(raise_floor, score(weights))
 

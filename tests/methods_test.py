@@ -140,6 +140,29 @@ class MethodsTest(parameterized.TestCase):
     self.assertEqual(int(last.count), 50)
     chex.assert_trees_all_equal(last.mask, first.mask)
 
+  def test_set_grows_where_a_factorization_is_large(self):
+    given = {'first': 'tempered', 'allocate': 'uniform', 'interval': 40}
+    params, masks = _params(), {}
+    for grow in ('random', 'recon'):
+      options = given | {'grow': grow, 'until': 0.2, 'fraction': 0.5}
+      method = _segments('set', options, epochs=5, sparsity=0.5)[0].method(None)
+      tx = method.transform(optax.sgd(0.1))
+      state, update = tx.init(params), jax.jit(tx.update)
+      grads = jax.tree.map(jnp.zeros_like, params)
+      chex.assert_trees_all_equal(
+        state.mask, _mask('ong', {'allocate': 'uniform'}, sparsity=0.5)
+      )
+      for _ in range(40):
+        _, state = update(grads, state, params)
+      masks[grow] = jax.tree.leaves(state.mask)
+    for x, y in zip(*masks.values()):
+      self.assertEqual(int(x.sum()), int(y.sum()))
+      self.assertFalse(np.array_equal(x, y))
+    for options in {'first': 'largest'}, {'grow': 'tempered'}:
+      (name,) = options
+      with self.assertRaisesRegex(ValueError, f'`{name}` must be one of'):
+        _segments('set', options, epochs=5)
+
   def test_probmask_draws_before_it_retrains(self):
     segments = _segments('probmask', {'draws': 10}, epochs=5)
     self.assertEqual(

@@ -126,6 +126,19 @@ class OngTest(parameterized.TestCase):
     self.assertEqual(fewest(mask), 3)
     self.assertEqual(sum(int(x.sum()) for x in jax.tree.leaves(mask)), 90)
 
+  def test_floor_of_inputs(self):
+    def fewest(mask):
+      counts = [
+        np.moveaxis(np.asarray(leaf), -2, 0).reshape(leaf.shape[-2], -1).sum(1)
+        for leaf in jax.tree.leaves(mask)
+      ]
+      return min(int(x.min()) for x in counts)
+
+    self.assertLess(fewest(self.mask()), 2)
+    mask = self.mask(input_floor=2)
+    self.assertEqual(fewest(mask), 2)
+    self.assertEqual(sum(int(x.sum()) for x in jax.tree.leaves(mask)), 90)
+
   @parameterized.parameters('sensitivity', 'activations')
   def test_what_is_left_out_is_left_out_of_what_is_measured(self, measure):
     batches = [jax.random.normal(jax.random.key(i), (8, 4)) for i in range(3)]
@@ -184,6 +197,7 @@ class OngTest(parameterized.TestCase):
     ({'start': 'svd'}, "nearest is 'nndsvd'"),
     ({'batches': 0}, '`batches` must be'),
     ({'floor': -1}, '`floor` must be at least 0'),
+    ({'input_floor': -1}, '`input_floor` must be at least 0'),
   )
   def test_other_values_are_refused(self, given, message):
     with self.assertRaisesRegex(ValueError, message):

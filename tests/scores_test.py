@@ -243,7 +243,31 @@ class ScoresOfScoresTest(parameterized.TestCase):
     expected = jnp.array([2, 2, 2])
     chex.assert_trees_all_equal(jnp.isposinf(found).sum(0), expected)
 
+  def test_at_least_of_input_channels(self):
+    s, inf = jnp.array([[9.0, 1.0], [3.0, 8.0], [7.0, 2.0]]), jnp.inf
+    found = scores.at_least(constant(s), 1, axis=-2)({})['kernel']
+    expected = [[inf, 1], [3, inf], [inf, 2]]
+    chex.assert_trees_all_equal(found, jnp.array(expected))
+    s = normal(0, 3, 3, 5, 4)
+    found = scores.at_least(constant(s), 2, axis=-2)({})['kernel']
+    raised = jnp.isinf(found)
+    chex.assert_trees_all_equal(raised.sum((0, 1, 3)), jnp.full(5, 2))
+    lowest = jnp.where(raised, s, jnp.inf).min((0, 1, 3))
+    highest = jnp.where(raised, -jnp.inf, s).max((0, 1, 3))
+    self.assertTrue((lowest > highest).all())
+    one_channel = scores.at_least(constant([1.0, 3.0, 2.0]), 1, axis=-2)
+    found = one_channel({})['kernel']
+    chex.assert_trees_all_equal(found, jnp.array([1, inf, 2]))
+
+  def test_a_floor_of_a_floor_counts_what_is_raised(self):
+    s, inf = constant([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), jnp.inf
+    both = scores.at_least(scores.at_least(s, 1), 1, axis=-2)
+    expected = [[1, 2, inf], [inf, inf, inf]]
+    chex.assert_trees_all_equal(both({})['kernel'], jnp.array(expected))
+
   def test_refuses_at_once_what_makes_no_sense(self):
+    with self.assertRaisesRegex(ValueError, '^`axis` must be -1 or -2; got 0'):
+      scores.at_least(scores.magnitude, 1, axis=0)
     message = '^`num_weights` must be an integer of at least 0; got {}.$'
     for num in (-1, 1.5):
       with self.assertRaisesRegex(ValueError, message.format(num)):
@@ -267,6 +291,7 @@ class ShardedTest(parameterized.TestCase):
     ('normalized', scores.normalized(scores.magnitude)),
     ('lamp', scores.lamp(scores.magnitude)),
     ('at_least', scores.at_least(scores.magnitude, 3)),
+    ('of_inputs', scores.at_least(scores.magnitude, 3, axis=-2)),
   )
   def test_eight_devices_score_bit_for_bit_as_one_does(self, score):
     mesh = jax.make_mesh((8,), ('model',), axis_types=(AxisType.Auto,))

@@ -15,7 +15,7 @@ from toy_problem import (
 )
 
 import ong_jax
-from ong_jax import allocation, patterns, scores, selection
+from ong_jax import allocation, patterns, saliency, scores, selection
 
 _KEY = jax.random.key(0)
 _HALF = patterns.unstructured(0.5)
@@ -104,6 +104,54 @@ class SetTest(parameterized.TestCase):
     ones = jax.tree.map(jnp.ones_like, PARAMS)
     updates, _ = tx.update(ones, tx.init(PARAMS), PARAMS)
     np.testing.assert_allclose(updates['a']['bias'], -0.1, rtol=1e-6)
+
+  def test_grows_where_a_score_is_high(self):
+    seen = []
+
+    def grow(weights):
+      seen.append(weights)
+      return jax.tree.map(
+        lambda w: jnp.arange(1.0, 1 + w.size).reshape(w.shape), weights
+      )
+
+    first = jax.tree.map(
+      lambda m: (jnp.arange(m.size) < m.size // 2).reshape(m.shape),
+      _FIRST(PARAMS),
+    )
+    method = _method(first=first, interval=1, fractions=[0.5], grow=grow)
+    params, states = train(method, PARAMS, 1)
+    for leaf in jax.tree.leaves(states.mask):
+      kept = np.asarray(leaf[0]).ravel()
+      num = kept.size
+      self.assertEqual(kept.sum(), num // 2)
+      # The last quarter has come, and half of the first half is left.
+      np.testing.assert_array_equal(
+        kept[num // 2 :], np.arange(num // 2) >= num // 4
+      )
+    self.assertIsNone(seen[0]['a']['bias'])
+
+  def test_a_factorization_grows_where_rows_and_columns_are_large(self):
+    grow = scores.ong(_KEY, saliency=saliency.recon, rank=1)
+    v = jnp.outer(jnp.arange(1.0, 7.0), jnp.arange(1.0, 5.0))
+    kept = jnp.ones((6, 4), bool).at[5, 3].set(False).at[0, 0].set(False)
+    params, first = {'kernel': v * kept}, {'kernel': kept}
+    pattern = patterns.unstructured(2 / 24)
+    method = _method(
+      pattern, first=first, interval=1, fractions=[0.05], grow=grow
+    )
+    tx = method.transform(optax.sgd(0.0))
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    state = tx.update(zeros, tx.init(params), params)[1]
+    expected = kept.at[5, 3].set(True)  # In place of one of the smallest.
+    found = state.mask['kernel']
+    self.assertTrue(found[5, 3])
+    self.assertFalse(found[0, 0])
+    self.assertEqual(int((found != expected).sum()), 1)
+
+  def test_refuses_before_training_a_score_of_something_else(self):
+    method = _method(grow=lambda weights: {'other': jnp.ones(3)})
+    with self.assertRaisesRegex(ValueError, '`grow` must score what the mask'):
+      method.transform(optax.sgd(0.1)).init(PARAMS)
 
   def test_growth_does_not_see_gradients(self):
     tx = _method(interval=1).transform(optax.sgd(0.1))

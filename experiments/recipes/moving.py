@@ -4,9 +4,14 @@ import jax
 
 import ong_jax
 from experiments import plan
+from experiments.config import check_choice
 from experiments.plan import Run, Segment
+from experiments.recipes import once
 from ong_jax import patterns, schedules
 from ong_jax.patterns import Pattern
+
+# Saliencies that tell weights apart that are 0.
+_GROWTHS = ('recon', 'component')
 
 
 def _hundred(run: Run) -> int:
@@ -25,8 +30,11 @@ def set_(
   fraction: float = 0.3,
   until: float = 0.75,
   allocate: str = 'erk',
+  first: str = 'random',
+  grow: str = 'random',
+  rank: int = 1,
 ) -> list[Segment]:
-  """Drops the smallest weights and grows others at random.
+  """Drops the smallest weights and grows others, at random or by a score.
 
   Args:
     run: that is planned.
@@ -35,12 +43,23 @@ def set_(
       cosine. 0 is training under the first mask.
     until: the fraction of the run that has updates.
     allocate: how the budget is split; `pooled` lets densities of layers drift.
+    first: how the mask begins: at `random`, by `magnitude` or by a saliency of
+      a factorization.
+    grow: `random`, or the saliency of a factorization of what is kept.
+    rank: of these factorizations.
   """
+  pattern = _pattern(run, allocate)
+  check_choice('first', first, ('random', 'magnitude', *once.SALIENCIES))
+  check_choice('grow', grow, ('random', *_GROWTHS))
   method = ong_jax.set_(
     jax.random.key(run.config.seed),
-    _pattern(run, allocate),
+    pattern,
     interval=interval,
     fractions=_fractions(run, interval, fraction, until),
+    first=None
+    if first == 'random'
+    else ong_jax.one_shot(once.criterion(first, rank), pattern=pattern),
+    grow=None if grow == 'random' else once.criterion(grow, rank),
   )
   return plan.throughout(run, method)
 

@@ -84,6 +84,7 @@ def ong(
   allocate: str = 'pooled',
   normalize: bool = False,
   floor: int = 0,
+  input_floor: int = 0,
   all_kernels: bool = True,
 ) -> Prune:
   """Prunes once, by what a factorization shows.
@@ -96,12 +97,14 @@ def ong(
     batches: of training images that the latter two look at.
     allocate: how the budget is split among layers.
     normalize: whether scores are divided by their RMS in the layer.
-    floor: weights that every filter keeps at least.
+    floor, input_floor: weights that every filter, and every input channel,
+      keeps at least.
     all_kernels: or all but the classifier and the projections of shortcuts.
   """
   schedules.check_steps(batches=batches)
-  if floor < 0:
-    raise ValueError(f'`floor` must be at least 0, got {floor}.')
+  for name, value in {'floor': floor, 'input_floor': input_floor}.items():
+    if value < 0:
+      raise ValueError(f'`{name}` must be at least 0, got {value}.')
   prunable = selection.is_kernel if all_kernels else _reference_set
   measured = plan.choose('measure', measure, MEASURES)
   score = scores.ong(
@@ -113,8 +116,10 @@ def ong(
     restarts=restarts,
   )
   score = scores.normalized(score) if normalize else score
+  score = scores.at_least(score, floor) if floor else score
+  score = scores.at_least(score, input_floor, -2) if input_floor else score
   pruner = ong_jax.one_shot(
-    scores.at_least(score, floor) if floor else score,
+    score,
     run.config.sparsity,
     allocate=plan.choose('allocate', allocate, plan.ALLOCATIONS),
     measure=measured(run, batches, prunable),

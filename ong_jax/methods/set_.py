@@ -9,7 +9,7 @@ from ong_jax.method import SparseMethod
 from ong_jax.patterns import Pattern
 from ong_jax.rewiring import make_rewiring
 from ong_jax.transforms import masked_transform
-from ong_jax.types import Mask, Predicate, Pruner
+from ong_jax.types import Mask, Predicate, Pruner, Score
 
 
 def set_(
@@ -20,14 +20,15 @@ def set_(
   fractions: Sequence[float],
   first: Mask | Pruner | None = None,
   prunable: Predicate = selection.is_kernel,
+  grow: Score | None = None,
 ) -> SparseMethod:
   """Drops the smallest weights, and grows as many others at random.
 
   At the end of every `interval`-th step, of n weights that are kept, floor(z n)
   of the smallest magnitude are dropped and as many come, drawn among all that
-  were pruned before. New weights start at 0, and moments are 0 where the mask
-  has just changed. If fewer are pruned than that, only as many are replaced. So
-  the number that is kept never changes.
+  were pruned before, or those that a score puts first. New weights start at 0,
+  and moments are 0 where the mask has just changed. If fewer are pruned than
+  that, only as many are replaced. So the number that is kept never changes.
 
   Args:
     key: of the random mask and of all draws.
@@ -42,6 +43,10 @@ def set_(
       random one of the pattern. If its counts are not those of the pattern,
       they become it in the first update.
     prunable: `(path, leaf) -> bool`, for the random mask.
+    grow: what comes is that of the highest score; of those that score 0, at
+      random. It sees the weights before anything is dropped, 0 where they are
+      pruned, so it must tell these apart: `scores.ong` with the saliency
+      `recon` does, by the factorization of those that are kept.
 
   Returns:
     A `SparseMethod`. Moments that have not the shape of their weight, as
@@ -51,7 +56,7 @@ def set_(
     Mocanu et al., Scalable training of artificial neural networks with adaptive
     sparse connectivity inspired by network science, 2018, arXiv:1707.04780.
     There, positive and negative weights are ranked apart; here by magnitude,
-    and new weights start at 0, as in RigL.
+    and new weights start at 0, as in RigL. Growth by a score is ours.
 
   Example:
     >>> from ong_jax import patterns
@@ -66,7 +71,9 @@ def set_(
     ({'kernel': Array([[3., 0., 0.]], dtype=float32)}, \
 {'kernel': Array([[ True, False,  True]], dtype=bool)})
   """
-  wiring = make_rewiring(key, pattern, interval, fractions, first, prunable)
+  wiring = make_rewiring(
+    key, pattern, interval, fractions, first, prunable, grow
+  )
   return SparseMethod(
     lambda inner: masked_transform(inner, wiring.begin, wiring.renew)
   )
