@@ -4,6 +4,7 @@ Every case has a seed, which a failure prints; training itself is left out.
 """
 
 import contextlib
+import gc
 import io
 import json
 import pathlib
@@ -17,12 +18,27 @@ from unittest import mock
 import chex
 import jax
 import numpy as np
+import pytest
 from absl import flags
 from absl.testing import absltest, flagsaver, parameterized
 
 from experiments import checkpoints, cifar, run, segments, train
 from experiments.config import Config
 from experiments.methods import METHODS
+
+# A read that fails leaves others that were begun beside it.
+pytestmark = pytest.mark.filterwarnings(
+  'ignore::pytest.PytestUnraisableExceptionWarning',
+  'ignore::pytest.PytestUnhandledThreadExceptionWarning',
+)
+
+
+@pytest.fixture(autouse=True)
+def _collect_what_failed():
+  """Here, where its warnings are ignored, and not in a later test."""
+  yield
+  gc.collect()
+
 
 HOSTILE = (
   *('', ' ', '-', '0', '-1', '1', '0.5', '1e-320', '1e308', 'nan', '-inf'),
