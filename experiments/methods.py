@@ -159,7 +159,7 @@ METHODS: dict[str, Entry] = {
     throughout.optg,
   ),
   'set': Entry(
-    'Drops the smallest weights and grows others at random.',
+    'Drops the smallest weights and grows others, usually at random.',
     'Mocanu et al., arXiv:1707.04780',
     moving.set_,
   ),

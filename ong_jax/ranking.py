@@ -128,7 +128,7 @@ def _top_k(leaves: list[jax.Array], ks: jax.Array) -> list[jax.Array]:
     for group in ids
   ]
   own_order = np.argsort(np.concatenate(ids))
-  index = [_flat_index(key.shape[1:])[None] for key in keys]
+  index = [flat_index(key.shape[1:])[None] for key in keys]
 
   def apply(test, *vectors):  # bool [g, ...] for each stack.
     def one(group, key, index):
@@ -240,8 +240,14 @@ def _sortable(x: jax.Array) -> jax.Array:
   return jnp.where(jnp.isnan(x), unsigned(1), ordered)
 
 
-def _flat_index(shape: tuple[int, ...]) -> jax.Array:
-  """Numbers the entries of an array, without a reshape that would gather."""
+def flat_index(shape: tuple[int, ...]) -> jax.Array:
+  """Numbers the entries of an array, without a reshape that would gather.
+
+  Example:
+    >>> flat_index((2, 3))
+    Array([[0, 1, 2],
+           [3, 4, 5]], dtype=uint32)
+  """
   index, stride = jnp.zeros(shape, jnp.uint32), 1
   for axis in reversed(range(len(shape))):
     index += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * stride

@@ -7,8 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ong_jax import devices, masks, moves, schedules, scores, selection
-from ong_jax.checks import check_key, check_list, check_number
+from ong_jax import devices, masks, moves, schedules, scores, selection, values
+from ong_jax.checks import (
+  check_function,
+  check_key,
+  check_list,
+  check_number,
+)
 from ong_jax.patterns import Pattern
 from ong_jax.states import SparseState, first_mask, remask
 from ong_jax.types import Mask, Params, Predicate, Pruner, Score
@@ -117,17 +122,12 @@ class Rewiring(NamedTuple):
     move = moves.replace(key, self.pattern, cuts, row)
     return move(sizes, gains, state.mask)
 
-  def _gains(self, weights, none):
+  def _gains(self, weights, zeros):
     if self.grow is None:
-      return none
-    found = self.grow(weights)
-    if jax.tree.map(jnp.shape, found) != jax.tree.map(jnp.shape, none):
-      raise ValueError(
-        '`grow` must score what the mask has, and nothing else: it returns '
-        f'shapes {jax.tree.map(jnp.shape, found)}, the mask has '
-        f'{jax.tree.map(jnp.shape, none)}.'
-      )
-    return found
+      return zeros
+    gains = self.grow(weights)
+    values.check_shapes('grow', gains, weights)
+    return gains
 
 
 def make_rewiring(
@@ -149,7 +149,8 @@ def make_rewiring(
     first: the mask to begin with, or the pruner that makes it; by default a
       random one of the pattern.
     prunable: `(path, leaf) -> bool`, for that random mask.
-    grow: a score of the weights, of which those that are pruned are 0.
+    grow: a score, finite and at least 0, of the weights, of which those that
+      are pruned are 0. The highest come.
 
   Raises:
     ValueError, TypeError: an argument is not what it must be.
@@ -172,6 +173,8 @@ def make_rewiring(
       'none to train with. `iee` moves channels.'
     )
   check_key(key)
+  if grow is not None:
+    check_function('grow', grow, 'one of weights')
   schedules.check_steps(interval=interval)
   if isinstance(fractions, numbers.Real):
     raise TypeError(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from ong_jax.checks import check_function, check_key, check_names
 from ong_jax.devices import whole
+from ong_jax.ranking import flat_index
 from ong_jax.saliency import (
   Rank,
   Saliency,
@@ -172,17 +173,20 @@ def lamp(score: Score) -> Score:
 def at_least(score: Score, num_weights: int, axis: int = -1) -> Score:
   """Puts a floor under every filter: its best weights score infinity.
 
-  A filter is a slice of the last axis (Flax's output features), an input
-  channel one of the axis before. The weights that a floor adds are paid for by
-  the lowest elsewhere, since the count stays what it was; a budget too small
-  for all floors is refused by `one_shot`. A floor of a floor has both: weights
-  that the first one raised count for the second.
+  A filter is a slice of the last axis (Flax's output features); of a
+  convolution or a dense kernel, an input channel is one of the axis before. The
+  weights that a floor adds are paid for by the lowest elsewhere, since the
+  count stays what it was; a budget too small for all floors is refused by
+  `one_shot`. A floor of a floor has both: weights that the first one raised
+  count for the second.
 
   Args:
     score: the score that decides within and beyond the floors.
     num_weights: kept in every filter at least, or all if it has fewer; 0 is no
       floor.
-    axis: -1, or -2: in every input channel. An array of one dimension has one.
+    axis: -1, or -2: in every slice of the axis before the last, of which a
+      depthwise kernel and an array of one dimension have one, and an attention
+      kernel [inputs, heads, features] one a head.
 
   Example:
     >>> weights = {'kernel': jnp.array([[9.0, 1.0], [8.0, 2.0]])}
@@ -195,25 +199,25 @@ def at_least(score: Score, num_weights: int, axis: int = -1) -> Score:
   """
 
   _check_count('num_weights', num_weights, lowest=0)
-  if axis not in (-1, -2):
+  if axis not in (-1, -2) or not isinstance(axis, numbers.Integral):
     raise ValueError(f'`axis` must be -1 or -2; got {axis!r}.')
 
   def raise_floor(s):
-    moved = jnp.moveaxis(jnp.atleast_2d(s), axis, -1)
-    filters = moved.reshape(-1, moved.shape[-1])
-    row = jax.lax.broadcasted_iota(jnp.int32, filters.shape, 0)
+    s, shape = jnp.atleast_2d(s), s.shape
+    others = tuple(i for i in range(s.ndim) if i != s.ndim + axis)
+    place, none = flat_index(s.shape), ~jnp.uint32(0)
 
     def raise_next(_, best):  # One after the other: `top_k` would gather.
       # By place, as the best of what is left may itself be -inf.
-      rest = jnp.where(best, -jnp.inf, filters)
-      left = ~best & (rest == rest.max(0))
-      return best | (row == left.argmax(0))
+      rest = jnp.where(best, -jnp.inf, s)
+      left = ~best & (rest == rest.max(others, keepdims=True))
+      first = jnp.where(left, place, none).min(others, keepdims=True)
+      return best | (place == first)
 
-    best = jnp.zeros_like(filters, bool)
-    num_raised = min(num_weights, len(filters))
+    best = jnp.zeros_like(s, bool)
+    num_raised = min(num_weights, s.size // s.shape[axis])
     best = jax.lax.fori_loop(0, num_raised, raise_next, best)
-    raised = jnp.where(best, jnp.inf, filters).reshape(moved.shape)
-    return jnp.moveaxis(raised, -1, axis).reshape(s.shape)
+    return jnp.where(best, jnp.inf, s).reshape(shape)
 
   return lambda weights: jax.tree.map(raise_floor, score(weights))
 

@@ -65,14 +65,14 @@ def check_shapes(what: str, ranked: Scores, weights: Weights) -> None:
   """Raises a `ValueError` unless each weight has a value, and nothing else.
 
   Args:
-    what: has made the values: 'score' or 'measure'.
+    what: has made the values: 'score', 'measure' or 'grow', a score as well.
     ranked: the values.
     weights: `None` where not prunable.
 
   Example:
     >>> check_shapes('score', {'kernel': jnp.ones(2)}, {'kernel': jnp.ones(2)})
   """
-  nouns = {'score': 'scores', 'measure': 'values'}[what]
+  nouns = {'measure': 'values'}.get(what, 'scores')
   found, wanted = (
     {
       selection.name_of(path): np.shape(leaf)

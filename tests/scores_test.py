@@ -7,6 +7,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ong_jax import nmf, ranking, saliency, scores, starts
+from tests.collectives import holding_whole
 
 KEY = jax.random.key(0)
 
@@ -260,14 +261,15 @@ class ScoresOfScoresTest(parameterized.TestCase):
     chex.assert_trees_all_equal(found, jnp.array([1, inf, 2]))
 
   def test_a_floor_of_a_floor_counts_what_is_raised(self):
-    s, inf = constant([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), jnp.inf
+    s, inf = constant([[1.0, 9.0, 3.0], [4.0, 5.0, 6.0]]), jnp.inf
     both = scores.at_least(scores.at_least(s, 1), 1, axis=-2)
-    expected = [[1, 2, inf], [inf, inf, inf]]
+    expected = [[1, inf, 3], [inf, 5, inf]]
     chex.assert_trees_all_equal(both({})['kernel'], jnp.array(expected))
 
   def test_refuses_at_once_what_makes_no_sense(self):
-    with self.assertRaisesRegex(ValueError, '^`axis` must be -1 or -2; got 0'):
-      scores.at_least(scores.magnitude, 1, axis=0)
+    for axis in (0, -1.0):
+      with self.assertRaisesRegex(ValueError, '^`axis` must be -1 or -2; got'):
+        scores.at_least(scores.magnitude, 1, axis=axis)
     message = '^`num_weights` must be an integer of at least 0; got {}.$'
     for num in (-1, 1.5):
       with self.assertRaisesRegex(ValueError, message.format(num)):
@@ -299,3 +301,14 @@ class ShardedTest(parameterized.TestCase):
     sharding = NamedSharding(mesh, P(None, 'model'))
     divided = jax.device_put(weights, sharding)
     chex.assert_trees_all_equal(score(divided), score(weights))
+
+  @parameterized.parameters(-1, -2)
+  def test_floors_leave_a_split_convolution_where_it_is(self, axis):
+    mesh = jax.make_mesh((8,), ('model',), axis_types=(AxisType.Auto,))
+    weights = {'kernel': normal(0, 3, 3, 8, 16)}
+    sharding = NamedSharding(mesh, P(None, None, None, 'model'))
+    divided = jax.device_put(weights, sharding)
+    score = jax.jit(scores.at_least(scores.magnitude, 2, axis))
+    compiled = score.lower(divided).compile()
+    self.assertEmpty(holding_whole(compiled, divided))
+    chex.assert_trees_all_equal(compiled(divided), score(weights))

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -133,25 +135,54 @@ class SetTest(parameterized.TestCase):
   def test_a_factorization_grows_where_rows_and_columns_are_large(self):
     grow = scores.ong(_KEY, saliency=saliency.recon, rank=1)
     v = jnp.outer(jnp.arange(1.0, 7.0), jnp.arange(1.0, 5.0))
-    kept = jnp.ones((6, 4), bool).at[5, 3].set(False).at[0, 0].set(False)
+    # Of every row and column some are missing.
+    kept = (jnp.arange(6)[:, None] + jnp.arange(4)) % 3 > 0
     params, first = {'kernel': v * kept}, {'kernel': kept}
-    pattern = patterns.unstructured(2 / 24)
-    method = _method(
-      pattern, first=first, interval=1, fractions=[0.05], grow=grow
-    )
-    tx = method.transform(optax.sgd(0.0))
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    state = tx.update(zeros, tx.init(params), params)[1]
-    expected = kept.at[5, 3].set(True)  # In place of one of the smallest.
-    found = state.mask['kernel']
-    self.assertTrue(found[5, 3])
-    self.assertFalse(found[0, 0])
-    self.assertEqual(int((found != expected).sum()), 1)
+    x = jnp.where(kept, 0, grow(params)['kernel'])
+    highest = np.argwhere(x == x.max())
+    self.assertLen(highest, 1)
+    for seed in range(3):  # Another one would be drawn.
+      method = ong_jax.set_(
+        jax.random.key(seed),
+        patterns.unstructured(1 / 3),
+        interval=1,
+        fractions=[0.07],  # Of 16: one.
+        first=first,
+        grow=grow,
+      )
+      tx = method.transform(optax.sgd(0.0))
+      zeros = jax.tree.map(jnp.zeros_like, params)
+      state = tx.update(zeros, tx.init(params), params)[1]
+      new = np.argwhere(np.asarray(state.mask['kernel'] & ~kept))
+      np.testing.assert_array_equal(new, highest)
 
   def test_refuses_before_training_a_score_of_something_else(self):
     method = _method(grow=lambda weights: {'other': jnp.ones(3)})
-    with self.assertRaisesRegex(ValueError, '`grow` must score what the mask'):
+    with self.assertRaisesRegex(ValueError, '`grow` must return scores shaped'):
       method.transform(optax.sgd(0.1)).init(PARAMS)
+    with self.assertRaisesRegex(TypeError, '`grow` must be a function'):
+      _method(grow='recon')
+
+  def test_grows_in_a_class_of_leaves(self):
+    @jax.tree_util.register_dataclass
+    @dataclasses.dataclass(eq=False)
+    class Net:
+      kernel: jax.Array
+
+    params = Net(jnp.array([[4.0, 3.0, 0.0, 0.0]]))
+    first = Net(params.kernel != 0)
+
+    def grow(weights):
+      return jax.tree.map(lambda w: jnp.arange(float(w.size))[None], weights)
+
+    tx = _method(first=first, interval=1, fractions=[0.5], grow=grow).transform(
+      optax.sgd(0.0)
+    )
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    state = tx.update(zeros, tx.init(params), params)[1]
+    np.testing.assert_array_equal(
+      state.mask.kernel, [[True, False, False, True]]
+    )
 
   def test_growth_does_not_see_gradients(self):
     tx = _method(interval=1).transform(optax.sgd(0.1))

@@ -10,7 +10,8 @@ from experiments.recipes import once
 from ong_jax import patterns, schedules
 from ong_jax.patterns import Pattern
 
-# Saliencies that tell weights apart that are 0.
+# Saliencies that are high where the factorization is, also of weights that are
+# 0. (`residual` is the same there; of rank 1, `component` is `recon`.)
 _GROWTHS = ('recon', 'component')
 
 

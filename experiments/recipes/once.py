@@ -117,7 +117,7 @@ def ong(
   )
   score = scores.normalized(score) if normalize else score
   score = scores.at_least(score, floor) if floor else score
-  score = scores.at_least(score, input_floor, -2) if input_floor else score
+  score = scores.at_least(score, input_floor, axis=-2) if input_floor else score
   pruner = ong_jax.one_shot(
     score,
     run.config.sparsity,

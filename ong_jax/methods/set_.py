@@ -22,7 +22,7 @@ def set_(
   prunable: Predicate = selection.is_kernel,
   grow: Score | None = None,
 ) -> SparseMethod:
-  """Drops the smallest weights, and grows as many others at random.
+  """Drops the smallest weights, and grows as many others, usually at random.
 
   At the end of every `interval`-th step, of n weights that are kept, floor(z n)
   of the smallest magnitude are dropped and as many come, drawn among all that
@@ -43,10 +43,12 @@ def set_(
       random one of the pattern. If its counts are not those of the pattern,
       they become it in the first update.
     prunable: `(path, leaf) -> bool`, for the random mask.
-    grow: what comes is that of the highest score; of those that score 0, at
-      random. It sees the weights before anything is dropped, 0 where they are
-      pruned, so it must tell these apart: `scores.ong` with the saliency
-      `recon` does, by the factorization of those that are kept.
+    grow: `weights -> scores`, finite and at least 0: the highest come, and of
+      those that score 0 any. It sees the weights before anything is dropped, 0
+      where they are pruned, so it must tell these apart: `scores.ong` with the
+      saliency `recon` does, by the factorization of those that are kept. It is
+      traced, so one that sums over a kernel may differ in the last bits where
+      kernels are split over devices.
 
   Returns:
     A `SparseMethod`. Moments that have not the shape of their weight, as
