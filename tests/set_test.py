@@ -169,20 +169,18 @@ class SetTest(parameterized.TestCase):
     class Net:
       kernel: jax.Array
 
-    params = Net(jnp.array([[4.0, 3.0, 0.0, 0.0]]))
-    first = Net(params.kernel != 0)
-
-    def grow(weights):
-      return jax.tree.map(lambda w: jnp.arange(float(w.size))[None], weights)
-
-    tx = _method(first=first, interval=1, fractions=[0.5], grow=grow).transform(
-      optax.sgd(0.0)
+    params = Net(jnp.array([[4.0, 3.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]]))
+    method = _method(
+      patterns.unstructured(6 / 8),
+      first=Net(params.kernel != 0),
+      interval=1,
+      fractions=[0.5],
+      grow=lambda weights: Net(jnp.arange(8.0)[None]),
     )
+    tx = method.transform(optax.sgd(0.0))
     zeros = jax.tree.map(jnp.zeros_like, params)
     state = tx.update(zeros, tx.init(params), params)[1]
-    np.testing.assert_array_equal(
-      state.mask.kernel, [[True, False, False, True]]
-    )
+    np.testing.assert_array_equal(np.flatnonzero(state.mask.kernel), [0, 7])
 
   def test_growth_does_not_see_gradients(self):
     tx = _method(interval=1).transform(optax.sgd(0.1))
