@@ -1,5 +1,6 @@
 """Before JAX is imported: eight CPU devices, and a cache of programs."""
 
+import gc
 import os
 import pathlib
 
@@ -30,6 +31,22 @@ flags.FLAGS.mark_as_parsed()  # absl's temporary directories ask for that.
 def _names(doctest_namespace):
   """Names that the examples in docstrings use without importing them."""
   doctest_namespace.update(jax=jax, jnp=jnp, optax=optax)
+
+
+def pytest_itemcollected(item):
+  """Lets a read or a save fail: those that were begun beside it go on alone."""
+  if item.get_closest_marker('failing_io'):
+    for what in 'Unraisable', 'UnhandledThread':
+      ignored = f'ignore::pytest.Pytest{what}ExceptionWarning'
+      item.add_marker(pytest.mark.filterwarnings(ignored))
+
+
+@pytest.fixture(autouse=True)
+def _collect_what_failed(request):
+  """Here, where its warnings are ignored, and not in a later test."""
+  yield
+  if request.node.get_closest_marker('failing_io'):
+    gc.collect()
 
 
 @pytest.fixture(autouse=True, scope='module')

@@ -1,4 +1,3 @@
-import gc
 import json
 import pathlib
 import shutil
@@ -15,18 +14,7 @@ from full_disk import full_disk
 import ong_jax
 from experiments import checkpoints
 
-# A read that fails leaves others that were begun beside it.
-pytestmark = pytest.mark.filterwarnings(
-  'ignore::pytest.PytestUnraisableExceptionWarning',
-  'ignore::pytest.PytestUnhandledThreadExceptionWarning',
-)
-
-
-@pytest.fixture(autouse=True)
-def _collect_what_failed():
-  """Here, where its warnings are ignored, and not in a later test."""
-  yield
-  gc.collect()
+pytestmark = pytest.mark.failing_io
 
 
 def _state():

@@ -1,5 +1,4 @@
 import contextlib
-import gc
 import json
 import pathlib
 import shutil
@@ -19,18 +18,7 @@ from experiments import checkpoints, console
 from experiments.config import Config
 from experiments.directory import RunDirectory
 
-# A save that fails leaves others that were begun beside it.
-pytestmark = pytest.mark.filterwarnings(
-  'ignore::pytest.PytestUnraisableExceptionWarning',
-  'ignore::pytest.PytestUnhandledThreadExceptionWarning',
-)
-
-
-@pytest.fixture(autouse=True)
-def _collect_what_failed():
-  """Here, where its warnings are ignored, and not in a later test."""
-  yield
-  gc.collect()
+pytestmark = pytest.mark.failing_io
 
 
 def _state():

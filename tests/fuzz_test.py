@@ -4,7 +4,6 @@ Every case has a seed, which a failure prints; training itself is left out.
 """
 
 import contextlib
-import gc
 import io
 import json
 import pathlib
@@ -26,18 +25,7 @@ from experiments import checkpoints, cifar, run, segments, train
 from experiments.config import Config
 from experiments.methods import METHODS
 
-# A read that fails leaves others that were begun beside it.
-pytestmark = pytest.mark.filterwarnings(
-  'ignore::pytest.PytestUnraisableExceptionWarning',
-  'ignore::pytest.PytestUnhandledThreadExceptionWarning',
-)
-
-
-@pytest.fixture(autouse=True)
-def _collect_what_failed():
-  """Here, where its warnings are ignored, and not in a later test."""
-  yield
-  gc.collect()
+pytestmark = pytest.mark.failing_io
 
 
 HOSTILE = (
